@@ -1,0 +1,133 @@
+//! The contract of operators: synchronous, one batch at a time, driven by the chain of a task.
+
+use std::sync::Arc;
+
+use arrow_schema::SchemaRef;
+pub use weir_core::element::OutputTag;
+use weir_core::{Batch, Clock, EventTime, KeyGroupRange, OperatorUid, SplitIndex, SubtaskIndex};
+
+use crate::bad_record::BadRecord;
+use crate::Result;
+
+/// Where an operator's results go. The chain implements it; calls never block and never fail: what does not fit
+/// downstream waits in the task, which stops giving input until it is gone.
+pub trait Output {
+    /// Sends rows of the main output. Empty batches are dropped.
+    fn emit(&mut self, batch: Batch) {
+        self.emit_to(OutputTag::Main, batch);
+    }
+
+    /// Sends rows of any output. Rows for [`OutputTag::Late`] are counted as late, connected or not.
+    fn emit_to(&mut self, tag: OutputTag, batch: Batch);
+
+    /// Sends bad records: counted, logged at a bounded rate, and put into the dead-letter output if it is connected.
+    fn bad(&mut self, bad: Vec<BadRecord>);
+
+    /// Whether anyone reads this output; rows for others need not be built (late rows must still be emitted: they are
+    /// counted here).
+    fn is_connected(&self, tag: OutputTag) -> bool;
+
+    /// Sends a watermark down the main output (all connected outputs get it).
+    fn watermark(&mut self, watermark: EventTime);
+
+    /// Tells everyone downstream that this stream is idle, or active again.
+    fn idle(&mut self, is_idle: bool);
+
+    /// Tells chained operators about a split (only reaches operators in the source's own chain).
+    fn split(&mut self, event: SplitEvent);
+}
+
+/// Whether a call is finished.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Progress {
+    /// Everything that follows from the call has been emitted.
+    Done,
+    /// There is more to emit: the task first gets rid of what was emitted, then calls [`Operator::resume`] until it is
+    /// `Done`; no other input comes in between. So a window with ten million keys is emitted piece by piece.
+    More,
+}
+
+/// What a source says about its splits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SplitEvent {
+    /// The subtask will read this split; until it is finished or idle it holds the watermark back.
+    Added(SplitIndex),
+    /// Everything of the split was read.
+    Finished(SplitIndex),
+    /// `waited_us` microseconds passed in which the source was ready to read but had nothing (time under backpressure
+    /// does not count). Sent about every `pipeline.auto-watermark-interval` while waiting.
+    Waited {
+        /// **Units**: microseconds since the last such event.
+        waited_us: i64,
+    },
+}
+
+/// What an operator knows about its place.
+#[derive(Clone, Debug)]
+pub struct OperatorContext {
+    /// Name of the operator.
+    pub uid: OperatorUid,
+    /// Which subtask this is.
+    pub subtask: SubtaskIndex,
+    /// How many subtasks there are.
+    pub parallelism: u32,
+    /// Key groups of the job.
+    pub key_group_count: u32,
+    /// The key groups this subtask owns.
+    pub key_groups: KeyGroupRange,
+    /// Schema of each input.
+    pub inputs: Vec<SchemaRef>,
+    /// Schema of the main output.
+    pub output: SchemaRef,
+    /// Rows per emitted batch to aim at.
+    pub batch_rows: usize,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// One step of a job, in one subtask. Synchronous and single-threaded; it must not block.
+///
+/// Watermarks never go back: the task drops one that would. After `on_watermark(EventTime::MAX)` comes nothing but
+/// `on_end`.
+pub trait Operator: Send {
+    /// Takes rows of one input (counted from 0).
+    ///
+    /// **Errors**: end the job. A row that cannot be processed is no error: it goes to [`Output::bad`].
+    fn process(&mut self, input: usize, batch: Batch, out: &mut dyn Output) -> Result<Progress>;
+
+    /// The minimum over all inputs has reached `watermark`. The operator emits what is now complete and then passes the
+    /// watermark on with [`Output::watermark`] (after the last `resume`, if it needs several steps).
+    fn on_watermark(&mut self, watermark: EventTime, out: &mut dyn Output) -> Result<Progress> {
+        out.watermark(watermark);
+        Ok(Progress::Done)
+    }
+
+    /// Goes on after [`Progress::More`].
+    fn resume(&mut self, _out: &mut dyn Output) -> Result<Progress> {
+        Ok(Progress::Done)
+    }
+
+    /// All inputs became idle, or one became active again.
+    fn on_idle(&mut self, is_idle: bool, out: &mut dyn Output) -> Result<()> {
+        out.idle(is_idle);
+        Ok(())
+    }
+
+    /// News about splits; only operators in a source's chain hear it.
+    fn on_split(&mut self, event: SplitEvent, out: &mut dyn Output) -> Result<Progress> {
+        out.split(event);
+        Ok(Progress::Done)
+    }
+
+    /// No input follows. What a `MAX` watermark did not make complete and is still to be emitted goes out now.
+    /// A stop without drain comes here without a `MAX` watermark: open windows are not results and stay silent.
+    fn on_end(&mut self, _out: &mut dyn Output) -> Result<Progress> {
+        Ok(Progress::Done)
+    }
+
+    /// Bytes of state held now, roughly; for metrics and limits.
+    fn state_bytes(&self) -> usize {
+        0
+    }
+}
