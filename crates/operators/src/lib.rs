@@ -1,1 +1,21 @@
-//! Skeleton.
+//! The built-in operators: filters, projections, watermarks, windows, joins and keyed state. `worker` builds them from
+//! planned descriptors by [`create()`]. They must not know connectors, the network or the coordinator.
+
+pub mod create;
+
+pub mod filter;
+pub mod flat_map;
+pub mod key_by;
+pub mod project;
+pub mod union;
+pub mod watermark;
+
+pub mod window;
+pub mod window_join;
+pub mod top_n;
+
+pub mod absence;
+pub mod first_by_key;
+pub mod last_by_key;
+
+pub use create::create;

@@ -1,0 +1,1 @@
+//! Keys from which nothing was heard for a while.

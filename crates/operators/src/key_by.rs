@@ -1,0 +1,1 @@
+//! Sends rows of equal keys to the same subtask.

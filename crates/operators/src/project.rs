@@ -1,0 +1,1 @@
+//! Computes new columns.

@@ -1,0 +1,1 @@
+//! Rows of all inputs, one stream.

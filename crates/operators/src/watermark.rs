@@ -1,0 +1,1 @@
+//! Names the event-time column and makes watermarks.

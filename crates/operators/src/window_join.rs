@@ -1,0 +1,1 @@
+//! Joins two inputs within windows.
