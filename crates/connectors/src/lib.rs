@@ -1,1 +1,14 @@
-//! Skeleton.
+//! Sources and sinks: one folder per system, and the record formats they share.
+//!
+//! Only the wiring of the two planes names this crate; everyone else meets its connectors through the contracts of
+//! `weir-operator-api`. It must not know job graphs, tasks or placement, and the folders must not know each other.
+
+pub mod fleet;
+pub mod nexmark;
+
+use weir_operator_api::Registry;
+
+/// All sources and sinks that come with Weir, by kind.
+pub fn registry() -> Registry {
+    Registry::default()
+}

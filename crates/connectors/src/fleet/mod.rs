@@ -1,0 +1,1 @@
+//! Source `fleet`: a deterministic fleet of trucks that knows its own truth.

@@ -1,0 +1,1 @@
+//! Source `nexmark`: the NEXMark event stream as a pure function of the event number.
