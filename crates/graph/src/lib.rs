@@ -14,6 +14,7 @@ pub mod resolve;
 pub mod submitted;
 pub mod topology;
 pub mod window;
+pub mod window_schema;
 
 pub use catalog::{Catalog, SinkDescription, SourceDescription};
 pub use config::JobOptions;
