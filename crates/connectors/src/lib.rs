@@ -5,6 +5,7 @@
 
 pub mod fleet;
 pub mod nexmark;
+pub mod pace;
 
 use weir_operator_api::Registry;
 
