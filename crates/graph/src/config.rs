@@ -22,12 +22,36 @@ pub struct Key {
 
 /// Every key a job may set.
 pub const KEYS: &[Key] = &[
-    Key { name: "parallelism.default", default: "1", doc: "Subtasks of each operator that sets no parallelism (1 to 1024)." },
-    Key { name: "pipeline.max-parallelism", default: "128", doc: "Key groups: the most subtasks a keyed operator can ever have (1 to 32768). Fixed for the life of the job." },
-    Key { name: "pipeline.auto-watermark-interval", default: "200 ms", doc: "How often idleness of splits is looked at." },
-    Key { name: "execution.buffer-timeout.interval", default: "5 ms", doc: "Longest time rows wait for their batch to fill; 0 sends every piece at once." },
-    Key { name: "execution.batch.target-rows", default: "8192", doc: "Rows per batch that sources and exchanges aim at (1 to 65536)." },
-    Key { name: "execution.exchange.credit-bytes", default: "1048576", doc: "Bytes in flight per channel before the sender waits (1 to 1 GiB). One batch always passes." },
+    Key {
+        name: "parallelism.default",
+        default: "1",
+        doc: "Subtasks of each operator that sets no parallelism (1 to 1024).",
+    },
+    Key {
+        name: "pipeline.max-parallelism",
+        default: "128",
+        doc: "Key groups: the most subtasks a keyed operator can ever have (1 to 32768). Fixed for the life of the job.",
+    },
+    Key {
+        name: "pipeline.auto-watermark-interval",
+        default: "200 ms",
+        doc: "How often idleness of splits is looked at.",
+    },
+    Key {
+        name: "execution.buffer-timeout.interval",
+        default: "5 ms",
+        doc: "Longest time rows wait for their batch to fill; 0 sends every piece at once.",
+    },
+    Key {
+        name: "execution.batch.target-rows",
+        default: "8192",
+        doc: "Rows per batch that sources and exchanges aim at (1 to 65536).",
+    },
+    Key {
+        name: "execution.exchange.credit-bytes",
+        default: "1048576",
+        doc: "Bytes in flight per channel before the sender waits (1 to 1 GiB). One batch always passes.",
+    },
     Key { name: "slot.request.timeout", default: "5 min", doc: "How long a job waits for free slots before it fails." },
 ];
 

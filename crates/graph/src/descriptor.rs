@@ -7,6 +7,7 @@ use weir_core::{Settings, Value};
 
 use crate::limits::COLUMNS_MAX;
 use crate::window::WindowSpec;
+use crate::window_schema::{WINDOW_END, WINDOW_START};
 
 /// What an operator does, with its settings. **Units**: times and durations in microseconds.
 #[derive(Clone, Debug, PartialEq)]
@@ -171,8 +172,18 @@ pub struct Absence {
 
 /// Names of all built-in kinds that are not connectors.
 pub const KINDS: &[&str] = &[
-    "filter", "project", "flat_map", "union", "key_by", "watermark", "window", "window_join", "window_top_n",
-    "last_by_key", "first_by_key", "absence",
+    "filter",
+    "project",
+    "flat_map",
+    "union",
+    "key_by",
+    "watermark",
+    "window",
+    "window_join",
+    "window_top_n",
+    "last_by_key",
+    "first_by_key",
+    "absence",
 ];
 
 const WINDOWS: &[&str] = &["tumble", "hop", "cumulate", "session"];
@@ -189,7 +200,11 @@ impl OperatorKind {
             "flat_map" => {
                 let array = settings.required_text("array");
                 let name = settings.text("as").unwrap_or_else(|| array.clone());
-                OperatorKind::FlatMap(FlatMap { array, name, keep_empty: settings.boolean("keep_empty").unwrap_or(false) })
+                OperatorKind::FlatMap(FlatMap {
+                    array,
+                    name,
+                    keep_empty: settings.boolean("keep_empty").unwrap_or(false),
+                })
             }
             "union" => OperatorKind::Union,
             "key_by" => OperatorKind::KeyBy(KeyBy { key: columns(settings, "key", true) }),
@@ -243,7 +258,8 @@ impl OperatorKind {
     /// **Errors**: all problems in one sentence; only possible when coordinator and worker differ in version.
     pub fn read_planned(kind: &str, uid: &str, settings: &BTreeMap<String, Value>) -> Result<OperatorKind, String> {
         let settings = Settings::new(uid, settings);
-        let read = OperatorKind::read(kind, &settings).ok_or_else(|| format!("operator '{uid}': unknown kind '{kind}'"));
+        let read =
+            OperatorKind::read(kind, &settings).ok_or_else(|| format!("operator '{uid}': unknown kind '{kind}'"));
         let problems = settings.finish();
         if problems.is_empty() {
             read
@@ -262,11 +278,41 @@ impl OperatorKind {
         }
     }
 
+    /// The columns by which rows must be spread over subtasks, for kinds with one keyed input.
+    pub fn partition_key(&self) -> Option<Vec<String>> {
+        match self {
+            OperatorKind::KeyBy(KeyBy { key })
+            | OperatorKind::Window(WindowAggregate { key, .. })
+            | OperatorKind::LastByKey(LastByKey { key, .. })
+            | OperatorKind::FirstByKey(FirstByKey { key })
+            | OperatorKind::Absence(Absence { key, .. }) => Some(key.clone()),
+            OperatorKind::WindowTopN(top) => {
+                let mut key = vec![WINDOW_START.to_owned(), WINDOW_END.to_owned()];
+                key.extend(top.partition.iter().cloned());
+                Some(key)
+            }
+            _ => None,
+        }
+    }
+
+    /// The columns by which rows of one input must be spread over subtasks; `None` when any spread will do.
+    pub fn input_key(&self, input: usize) -> Option<Vec<String>> {
+        match self {
+            OperatorKind::WindowJoin(join) => {
+                Some(if input == 0 { join.left_key.clone() } else { join.right_key.clone() })
+            }
+            _ => self.partition_key(),
+        }
+    }
+
     /// Whether the kind has a `late` output.
     pub fn has_late_output(&self) -> bool {
         matches!(
             self,
-            OperatorKind::Window(_) | OperatorKind::WindowJoin(_) | OperatorKind::FirstByKey(_) | OperatorKind::WindowTopN(_)
+            OperatorKind::Window(_)
+                | OperatorKind::WindowJoin(_)
+                | OperatorKind::FirstByKey(_)
+                | OperatorKind::WindowTopN(_)
         )
     }
 

@@ -14,6 +14,8 @@ use crate::submitted::SubmittedJob;
 mod chain;
 mod physical;
 
+pub(crate) use physical::output_schema;
+
 /// A job ready to be placed.
 #[derive(Clone, Debug)]
 pub struct JobPlan {
@@ -182,7 +184,9 @@ pub fn plan(job: &SubmittedJob, catalog: &dyn Catalog) -> Result<JobPlan, Vec<Pr
     let topology = crate::topology::check(job, catalog, &mut problems);
     let stream_graph = crate::resolve::resolve(job, &topology, &options, catalog, &mut problems);
     match stream_graph {
-        Some(stream_graph) if problems.is_empty() => Ok(chain::chain(&job.name, options, physical::expand(stream_graph))),
+        Some(stream_graph) if problems.is_empty() => {
+            Ok(chain::chain(&job.name, options, physical::expand(stream_graph)))
+        }
         _ => Err(problems),
     }
 }

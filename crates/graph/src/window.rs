@@ -72,9 +72,11 @@ impl WindowSpec {
             Some("hop") => {
                 WindowSpec::Hop { size: size(), slide: micros(settings.required_duration("slide")), offset: offset() }
             }
-            Some("cumulate") => {
-                WindowSpec::Cumulate { size: size(), step: micros(settings.required_duration("step")), offset: offset() }
-            }
+            Some("cumulate") => WindowSpec::Cumulate {
+                size: size(),
+                step: micros(settings.required_duration("step")),
+                offset: offset(),
+            },
             Some("session") => WindowSpec::Session { gap: micros(settings.required_duration("gap")) },
             Some("same") => WindowSpec::Same,
             _ => {
@@ -95,7 +97,9 @@ impl WindowSpec {
                 if slide > size {
                     settings.problem("slide", "must not be longer than size: rows between windows would be lost");
                 } else if size / self.slice().max(1) > WINDOWS_PER_ROW_MAX {
-                    let reason = format!("cuts a window into more than {WINDOWS_PER_ROW_MAX} slices; choose a slide that divides size");
+                    let reason = format!(
+                        "cuts a window into more than {WINDOWS_PER_ROW_MAX} slices; choose a slide that divides size"
+                    );
                     settings.problem("slide", reason);
                 }
             }
@@ -122,7 +126,9 @@ impl WindowSpec {
 
     fn offset(&self) -> i64 {
         match *self {
-            WindowSpec::Tumble { offset, .. } | WindowSpec::Hop { offset, .. } | WindowSpec::Cumulate { offset, .. } => offset,
+            WindowSpec::Tumble { offset, .. }
+            | WindowSpec::Hop { offset, .. }
+            | WindowSpec::Cumulate { offset, .. } => offset,
             WindowSpec::Session { .. } | WindowSpec::Same => 0,
         }
     }
@@ -163,9 +169,7 @@ impl WindowSpec {
     pub fn last_end_of_slice(&self, slice_start: i64) -> i64 {
         match *self {
             WindowSpec::Tumble { size, .. } => slice_start + size,
-            WindowSpec::Hop { size, slide, offset } => {
-                (slice_start - offset).div_euclid(slide) * slide + offset + size
-            }
+            WindowSpec::Hop { size, slide, offset } => (slice_start - offset).div_euclid(slide) * slide + offset + size,
             WindowSpec::Cumulate { size, offset, .. } => (slice_start - offset).div_euclid(size) * size + offset + size,
             WindowSpec::Session { .. } | WindowSpec::Same => i64::MAX,
         }
@@ -185,16 +189,25 @@ mod tests {
         let offset = -50i64..50;
         prop_oneof![
             (1i64..100, offset.clone()).prop_map(|(size, offset)| WindowSpec::Tumble { size, offset }),
-            (1i64..100, 1i64..100, offset.clone())
-                .prop_map(|(a, b, offset)| WindowSpec::Hop { size: a.max(b), slide: a.min(b), offset }),
-            (1i64..20, 1i64..10, offset).prop_map(|(step, n, offset)| WindowSpec::Cumulate { size: step * n, step, offset }),
+            (1i64..100, 1i64..100, offset.clone()).prop_map(|(a, b, offset)| WindowSpec::Hop {
+                size: a.max(b),
+                slide: a.min(b),
+                offset
+            }),
+            (1i64..20, 1i64..10, offset).prop_map(|(step, n, offset)| WindowSpec::Cumulate {
+                size: step * n,
+                step,
+                offset
+            }),
         ]
     }
 
     /// The definition, window by window, without slices.
     fn windows_of_row(spec: WindowSpec, time: i64) -> Vec<(i64, i64)> {
         let all: Vec<(i64, i64)> = match spec {
-            WindowSpec::Tumble { size, offset } => (-500..500).map(|k| (k * size + offset, (k + 1) * size + offset)).collect(),
+            WindowSpec::Tumble { size, offset } => {
+                (-500..500).map(|k| (k * size + offset, (k + 1) * size + offset)).collect()
+            }
             WindowSpec::Hop { size, slide, offset } => {
                 (-1000..1000).map(|k| (k * slide + offset, k * slide + offset + size)).collect()
             }
