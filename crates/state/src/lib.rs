@@ -1,1 +1,13 @@
-//! Skeleton.
+//! Keyed state: typed tables in memory that operators keep their keys in. A row touches only such a table.
+//!
+//! Operators use it; it must not know checkpoints, object stores or operators. Snapshots are cut by key group: every
+//! entry's group follows from its hash, see [`KeyTable::ids_of_key_groups`].
+
+pub mod slot_index;
+
+pub mod key_table;
+
+mod key_store;
+
+pub use key_table::KeyTable;
+pub use slot_index::SlotIndex;
