@@ -1,0 +1,129 @@
+//! What is measured: jobs, sizes, and the source-only ceiling beside each.
+
+/// One thing to measure.
+pub struct Scenario {
+    /// Short name; the query's name for NEXMark.
+    pub name: &'static str,
+    /// What it shows, in words.
+    pub what: &'static str,
+    /// Job file, relative to the repository.
+    pub job: &'static str,
+    /// A job with the same source and nothing behind it, for the ceiling.
+    pub ceiling: Option<&'static str>,
+    /// Records that one run processes.
+    pub events: u64,
+    /// How many are counted as processed per run; the input's size where a file is read.
+    pub input: Input,
+    /// Processes it runs in.
+    pub mode: Mode,
+    /// Parallelism.
+    pub parallelism: u32,
+    /// Least million events per CPU-second on a quiet two-core machine; 0 for none.
+    pub floor: f64,
+    /// Further `-D name=value`.
+    pub definitions: &'static [(&'static str, &'static str)],
+}
+
+/// Where the records come from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Input {
+    /// A generator inside the job.
+    Generated,
+    /// The real positions, this many copies of the file.
+    Positions(u32),
+    /// A fleet's reports as JSON lines, made once.
+    Trucks,
+}
+
+/// In how many processes a scenario runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Coordinator and worker in one process.
+    Local,
+    /// A coordinator and two workers with one slot each.
+    TwoWorkers,
+}
+
+const NEXMARK: Scenario = Scenario {
+    name: "",
+    what: "",
+    job: "",
+    ceiling: None,
+    events: 20_000_000,
+    input: Input::Generated,
+    mode: Mode::Local,
+    parallelism: 2,
+    floor: 0.0,
+    definitions: &[],
+};
+
+/// All scenarios, sizes divided by `shrink`.
+pub fn all(shrink: u64) -> Vec<Scenario> {
+    let mut scenarios = nexmark();
+    scenarios.extend(others());
+    for scenario in &mut scenarios {
+        scenario.events = (scenario.events / shrink.max(1) / 50).max(1) * 50;
+        if let Input::Positions(copies) = &mut scenario.input {
+            *copies = (*copies / shrink.max(1) as u32).max(1);
+            scenario.events = u64::from(*copies) * 139_098;
+        }
+    }
+    scenarios
+}
+
+fn nexmark() -> Vec<Scenario> {
+    let query = |name, what, job, ceiling, floor| Scenario { name, what, job, ceiling: Some(ceiling), floor, ..NEXMARK };
+    vec![
+        query("q0", "pass through", "examples/nexmark/q0_blackhole.yaml", "crates/bench/jobs/source_q0.yaml", 6.0),
+        query("q1", "currency, decimal", "examples/nexmark/q1_blackhole.yaml", "crates/bench/jobs/source_q0.yaml", 6.0),
+        query("q2", "filter", "examples/nexmark/q2_blackhole.yaml", "crates/bench/jobs/source_q2.yaml", 6.0),
+        query("q7w", "highest bid per window", "examples/nexmark/q7w_blackhole.yaml", "crates/bench/jobs/source_q7w.yaml", 5.0),
+        query("q8", "new users, window join", "examples/nexmark/q8_blackhole.yaml", "crates/bench/jobs/source_q8.yaml", 6.0),
+        query("q5", "hot items, hopping window", "examples/nexmark/q5_blackhole.yaml", "crates/bench/jobs/source_q5.yaml", 2.0),
+        query("q11", "sessions per bidder", "examples/nexmark/q11_blackhole.yaml", "crates/bench/jobs/source_q11.yaml", 1.7),
+        Scenario {
+            mode: Mode::TwoWorkers,
+            ..query("q5-two-workers", "hot items, two workers over gRPC", "examples/nexmark/q5_blackhole.yaml", "crates/bench/jobs/source_q5.yaml", 0.0)
+        },
+    ]
+}
+
+fn others() -> Vec<Scenario> {
+    vec![
+        Scenario {
+            name: "positions",
+            what: "JSON lines of real positions, windows per vehicle and minute, written as CSV",
+            job: "examples/positions/tumble_1m_by_vehicle.yaml",
+            ceiling: Some("crates/bench/jobs/source_positions.yaml"),
+            input: Input::Positions(20),
+            events: 20 * 139_098,
+            floor: 1.0,
+            ..NEXMARK
+        },
+        Scenario {
+            name: "trucks",
+            what: "JSON lines of a fleet, reports and speed per region and minute, written as CSV",
+            job: "crates/bench/jobs/trucks.yaml",
+            ceiling: Some("crates/bench/jobs/source_trucks.yaml"),
+            input: Input::Trucks,
+            events: 3_000_000,
+            floor: 1.0,
+            ..NEXMARK
+        },
+        Scenario {
+            name: "keys-10m",
+            what: "tumbling count over 10 million keys; memory is the figure",
+            job: "crates/bench/jobs/keys_10m.yaml",
+            events: 166_700_000,
+            ..NEXMARK
+        },
+        Scenario {
+            name: "latency",
+            what: "windowless job with an exchange at about half load; latency is the figure",
+            job: "crates/bench/jobs/latency.yaml",
+            events: 10_000_000,
+            definitions: &[("pace", "1000000")],
+            ..NEXMARK
+        },
+    ]
+}
