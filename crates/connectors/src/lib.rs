@@ -11,5 +11,5 @@ use weir_operator_api::Registry;
 
 /// All sources and sinks that come with Weir, by kind.
 pub fn registry() -> Registry {
-    Registry::default()
+    Registry::default().with_source(nexmark::NexmarkSource)
 }
