@@ -1,1 +1,222 @@
-//! Skeleton.
+//! Harness of the whole-system tests: runs the real `weir` binary, alone and as a cluster of processes, on loopback
+//! ports of the system's choice. It knows what a user knows: commands, files, exit codes, output.
+
+#![allow(clippy::disallowed_methods, reason = "real processes live on the real clock")]
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// Longest time anything in these tests may take; reached only when something hangs.
+pub const PATIENCE: Duration = Duration::from_secs(180);
+
+/// The binary under test, built beside the tests.
+pub fn weir() -> PathBuf {
+    let test = std::env::current_exe().expect("the test has a path");
+    let profile = test.parent().and_then(Path::parent).expect("tests lie in <profile>/deps");
+    let binary = profile.join("weir");
+    assert!(binary.exists(), "{} is missing: build it with `cargo build -p weir-cli`", binary.display());
+    binary
+}
+
+/// The root of the checkout.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests lie in the root").to_owned()
+}
+
+/// A `weir` command that runs in the checkout's root.
+pub fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(weir());
+    command.args(arguments).current_dir(root()).env_remove("RUST_LOG").stdin(Stdio::null());
+    command
+}
+
+/// Adds `-D name=value` for each pair.
+pub fn defining(mut command: Command, definitions: &[(&str, &str)]) -> Command {
+    for (name, value) in definitions {
+        command.arg("-D").arg(format!("{name}={value}"));
+    }
+    command
+}
+
+/// Runs a command to its end.
+pub fn run(mut command: Command) -> Output {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("weir starts");
+    let pid = child.id();
+    let (ended, is_ended) = mpsc::channel();
+    let watchdog = std::thread::spawn(move || {
+        if is_ended.recv_timeout(PATIENCE).is_err() {
+            let _ = kill(Pid::from_raw(pid as i32), Signal::SIGKILL);
+        }
+    });
+    let output = child.wait_with_output().expect("weir can be waited for");
+    let _ = ended.send(());
+    watchdog.join().expect("the watchdog ends");
+    output
+}
+
+/// Runs a command that must succeed; its standard output.
+pub fn succeed(command: Command) -> String {
+    let text = format!("{command:?}");
+    let output = run(command);
+    assert!(output.status.success(), "{text}\n{}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("output is text")
+}
+
+/// Runs a command that must fail; its standard error.
+pub fn fail(command: Command) -> String {
+    let text = format!("{command:?}");
+    let output = run(command);
+    assert!(!output.status.success(), "{text} succeeded:\n{}", String::from_utf8_lossy(&output.stdout));
+    String::from_utf8(output.stderr).expect("errors are text")
+}
+
+/// A process that is killed with the test.
+pub struct Process {
+    child: Child,
+    /// First line it printed on standard output.
+    pub first_line: String,
+}
+
+impl Process {
+    /// Starts a server and waits for its first line on standard output.
+    pub fn start(mut command: Command) -> Process {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("weir starts");
+        let stdout = child.stdout.take().expect("output is piped");
+        let (tx, rx) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let _ = tx.send(line);
+            }
+        });
+        let first_line = rx.recv_timeout(PATIENCE).expect("a server says that it is ready");
+        Process { child, first_line }
+    }
+
+    /// The last word of the first line: the address it listens on.
+    pub fn address(&self) -> String {
+        self.first_line.rsplit(' ').next().expect("a line has words").to_owned()
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).expect("the process is there");
+    }
+
+    /// Waits for its end; whether it ended with success.
+    pub fn wait(&mut self) -> bool {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("weir can be waited for") {
+                return status.success();
+            }
+            assert!(started.elapsed() < PATIENCE, "the process does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A coordinator and workers as processes of their own.
+pub struct Cluster {
+    /// The workers.
+    pub workers: Vec<Process>,
+    /// The coordinator.
+    pub coordinator: Process,
+    directory: tempfile::TempDir,
+}
+
+impl Cluster {
+    /// Starts a coordinator and some workers, and waits until all are registered.
+    pub fn start(worker_count: usize, slots: u32) -> Cluster {
+        let directory = tempfile::tempdir().expect("a directory for the cluster");
+        let data = directory.path().join("coordinator").display().to_string();
+        let listen = ["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir", &data];
+        let coordinator = Process::start(command(&[&["coordinator"], &listen[..]].concat()));
+        let mut cluster = Cluster { workers: Vec::new(), coordinator, directory };
+        for _ in 0..worker_count {
+            cluster.add_worker(slots);
+        }
+        cluster
+    }
+
+    /// Starts one more worker; it is registered when this returns.
+    pub fn add_worker(&mut self, slots: u32) {
+        let data = self.directory.path().join(format!("worker-{}", self.workers.len())).display().to_string();
+        let (address, slots) = (self.coordinator.address(), slots.to_string());
+        let worker = ["worker", "--coordinator", &address, "--slots", &slots, "--http", "127.0.0.1:0", "--data-dir", &data];
+        self.workers.push(Process::start(command(&worker)));
+    }
+
+    /// A client command against this cluster.
+    pub fn client(&self, arguments: &[&str]) -> Command {
+        let mut command = command(&arguments[..1]);
+        command.args(["-m", &self.coordinator.address()]).args(&arguments[1..]);
+        command
+    }
+
+    /// Submits a job without waiting for its end; its id.
+    pub fn submit(&self, arguments: &[&str], definitions: &[(&str, &str)]) -> String {
+        let output = succeed(defining(self.client(&[&["run", "-d"], arguments].concat()), definitions));
+        output.trim().rsplit(' ').next().expect("the job's id").to_owned()
+    }
+
+    /// Asks `weir info` until its text contains `wanted`; that text.
+    pub fn wait_for(&self, job: &str, wanted: &str) -> String {
+        let started = Instant::now();
+        loop {
+            let text = succeed(self.client(&["info", job]));
+            if text.contains(wanted) {
+                return text;
+            }
+            assert!(started.elapsed() < PATIENCE, "'{wanted}' does not come:\n{text}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Files left in the workers' and the coordinator's directories with this in their name.
+    pub fn files_with(&self, part: &str) -> Vec<PathBuf> {
+        files_below(self.directory.path()).into_iter().filter(|path| path.to_string_lossy().contains(part)).collect()
+    }
+}
+
+/// All files below a directory.
+pub fn files_below(directory: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
+    let paths = entries.filter_map(Result::ok).map(|entry| entry.path());
+    paths.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
+}
+
+/// Header and sorted rows of a CSV file: equal for equal results, whatever the order.
+pub fn sorted_lines(path: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("read {}: {error}", path.display()));
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    lines[1..].sort();
+    lines
+}
+
+/// Compares two results and shows the first differences instead of a hundred thousand lines.
+pub fn assert_same(found: &[String], expected: &[String], what: &str) {
+    if found == expected {
+        return;
+    }
+    let missing: Vec<_> = expected.iter().filter(|line| found.binary_search(line).is_err()).take(5).collect();
+    let extra: Vec<_> = found.iter().filter(|line| expected.binary_search(line).is_err()).take(5).collect();
+    panic!("{what}: {} lines, expected {}; missing {missing:#?}, extra {extra:#?}", found.len(), expected.len());
+}
