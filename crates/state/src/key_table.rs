@@ -209,24 +209,18 @@ impl KeyTable {
     }
 
     /// Finds or adds the key of every row and puts its id into `ids` (cleared first). `hashes` are those of
-    /// [`weir_core::key_hash::hash_columns`].
+    /// [`weir_core::key_hash::hash_columns`]; without key columns any words, one per row.
     ///
-    /// **Shapes**: one hash and one id per row; without key columns `row_count` rows have id 0.
+    /// **Shapes**: one hash and one id per row.
     /// **Errors**: only when a key of several columns cannot be encoded.
-    pub fn intern(
-        &mut self,
-        columns: &[ArrayRef],
-        row_count: usize,
-        hashes: &[u64],
-        ids: &mut Vec<u32>,
-    ) -> Result<(), ArrowError> {
+    pub fn intern(&mut self, columns: &[ArrayRef], hashes: &[u64], ids: &mut Vec<u32>) -> Result<(), ArrowError> {
         ids.clear();
-        assert!(columns.is_empty() || hashes.len() == row_count, "one hash per row");
+        assert!(columns.iter().all(|column| column.len() == hashes.len()), "one hash per row");
         let entries = &mut self.entries;
         match &mut self.keys {
             Keys::Unit => {
-                entries.id_bound = entries.id_bound.max(u32::from(row_count > 0));
-                ids.resize(row_count, 0);
+                entries.id_bound = entries.id_bound.max(u32::from(!hashes.is_empty()));
+                ids.resize(hashes.len(), 0);
             }
             Keys::Words(words) => {
                 let column = &columns[0];
