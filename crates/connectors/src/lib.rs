@@ -4,6 +4,7 @@
 //! `weir-operator-api`. It must not know job graphs, tasks or placement, and the folders must not know each other.
 
 pub mod fleet;
+pub mod format;
 pub mod nexmark;
 pub mod pace;
 
