@@ -1,1 +1,171 @@
-//! The first row of each key by event time, once.
+//! The first row of each key by event time, once. Built by `create`.
+//!
+//! Each key has a candidate, the earliest of its rows so far; when the watermark reaches the candidate's time no earlier
+//! row can come, and it is emitted. From then on only the key is remembered. Of rows with the same time the smallest in
+//! row order is first, so that the result does not depend on how rows arrived.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use arrow_array::{BooleanArray, RecordBatch};
+use arrow_schema::SchemaRef;
+use arrow_select::filter::filter_record_batch;
+use weir_core::{Batch, EventTime, OutputTag};
+use weir_graph::descriptor;
+use weir_operator_api::{Operator, OperatorContext, OperatorError, Output, Progress, Result};
+
+use crate::key_ids::KeyIds;
+use crate::row_codec::RowCodec;
+
+/// Builds the operator of one subtask.
+pub fn create(first: &descriptor::FirstByKey, context: &OperatorContext) -> Result<Box<dyn Operator>> {
+    let input = &context.inputs[0];
+    Ok(Box::new(FirstByKey {
+        keys: KeyIds::new(&first.key, input)?,
+        codec: RowCodec::new(input)?,
+        times: Vec::new(),
+        rows: Vec::new(),
+        rows_bytes: 0,
+        due: BinaryHeap::new(),
+        watermark: EventTime::MIN,
+        origin_us: 0,
+        output: context.output.clone(),
+        batch_rows: context.batch_rows.max(1),
+    }))
+}
+
+/// The key's first row was emitted: no time is less, so no row is a candidate any more.
+const EMITTED: i64 = i64::MIN;
+/// The key has no candidate: every time is less.
+const NO_CANDIDATE: i64 = i64::MAX;
+
+struct FirstByKey {
+    keys: KeyIds,
+    codec: RowCodec,
+    /// Per key the time of its candidate, [`EMITTED`] or [`NO_CANDIDATE`].
+    times: Vec<i64>,
+    /// Per key its candidate's bytes; empty without one.
+    rows: Vec<Box<[u8]>>,
+    rows_bytes: usize,
+    /// Time and key of every candidate there ever was; those that were replaced are skipped when their time comes.
+    due: BinaryHeap<Reverse<(i64, u32)>>,
+    watermark: EventTime,
+    /// When the last rows entered the job; results carry it on.
+    origin_us: i64,
+    output: SchemaRef,
+    batch_rows: usize,
+}
+
+impl FirstByKey {
+    /// Notes the times of new candidates. Gives the rows that may be candidates, with their keys, and which are late.
+    fn sort_in(&mut self, batch: &Batch) -> Result<(Vec<(u32, u32)>, Option<BooleanArray>)> {
+        let times =
+            batch.event_times().ok_or_else(|| OperatorError::internal("rows without event time"))?.values().clone();
+        let ids = self.keys.intern(&batch.records)?;
+        let mut candidates: Vec<(u32, u32)> = Vec::new();
+        let mut late: Vec<u32> = Vec::new();
+        for (row, (time, id)) in times.iter().zip(ids).enumerate() {
+            let slot = *id as usize;
+            if slot >= self.times.len() {
+                self.times.resize(slot + 1, NO_CANDIDATE);
+                self.rows.resize_with(slot + 1, Box::default);
+            }
+            if *time > self.times[slot] || self.times[slot] == EMITTED {
+                continue;
+            }
+            if *time <= self.watermark.0 {
+                late.push(row as u32);
+                continue;
+            }
+            if *time < self.times[slot] {
+                self.times[slot] = *time;
+                self.rows_bytes -= std::mem::take(&mut self.rows[slot]).len();
+                self.due.push(Reverse((*time, *id)));
+            }
+            candidates.push((row as u32, *id));
+        }
+        // Some were overtaken by later rows of this batch.
+        candidates.retain(|(row, id)| times[*row as usize] == self.times[*id as usize]);
+        Ok((candidates, mask(&late, batch.num_rows())))
+    }
+
+    /// Keeps the bytes of the smallest candidate per key.
+    fn store(&mut self, records: &RecordBatch, candidates: &[(u32, u32)]) -> Result<()> {
+        let indexes: Vec<u32> = candidates.iter().map(|(row, _)| *row).collect();
+        let encoded = self.codec.encode(records, &indexes)?;
+        for (row, (_, id)) in encoded.iter().zip(candidates) {
+            let kept = &mut self.rows[*id as usize];
+            if kept.is_empty() || row.data() < kept.as_ref() {
+                self.rows_bytes = self.rows_bytes + row.data().len() - kept.len();
+                *kept = row.data().into();
+            }
+        }
+        Ok(())
+    }
+
+    /// Emits up to `batch_rows` candidates whose time has come; passes the watermark on after the last.
+    fn step(&mut self, out: &mut dyn Output) -> Result<Progress> {
+        let mut ready: Vec<Box<[u8]>> = Vec::new();
+        while ready.len() < self.batch_rows {
+            let Some(Reverse((time, id))) = self.due.peek().copied() else { break };
+            if time > self.watermark.0 {
+                break;
+            }
+            self.due.pop();
+            if self.times[id as usize] == time {
+                self.times[id as usize] = EMITTED;
+                ready.push(std::mem::take(&mut self.rows[id as usize]));
+            }
+        }
+        if !ready.is_empty() {
+            self.rows_bytes -= ready.iter().map(|row| row.len()).sum::<usize>();
+            let columns = self.codec.decode(ready.iter().map(AsRef::as_ref))?;
+            out.emit(Batch::new(RecordBatch::try_new(self.output.clone(), columns)?, self.origin_us));
+        }
+        if self.due.peek().is_some_and(|Reverse((time, _))| *time <= self.watermark.0) {
+            return Ok(Progress::More);
+        }
+        out.watermark(self.watermark);
+        Ok(Progress::Done)
+    }
+}
+
+/// A mask with these rows set; `None` when there are none.
+pub(crate) fn mask(rows: &[u32], row_count: usize) -> Option<BooleanArray> {
+    if rows.is_empty() {
+        return None;
+    }
+    let mut is_set = vec![false; row_count];
+    rows.iter().for_each(|row| is_set[*row as usize] = true);
+    Some(BooleanArray::from(is_set))
+}
+
+impl Operator for FirstByKey {
+    fn process(&mut self, _input: usize, batch: Batch, out: &mut dyn Output) -> Result<Progress> {
+        self.origin_us = batch.origin_us;
+        let (candidates, late) = self.sort_in(&batch)?;
+        if let Some(late) = late {
+            out.emit_to(OutputTag::Late, batch.with_records(filter_record_batch(&batch.records, &late)?));
+        }
+        if !candidates.is_empty() {
+            self.store(&batch.records, &candidates)?;
+        }
+        Ok(Progress::Done)
+    }
+
+    fn on_watermark(&mut self, watermark: EventTime, out: &mut dyn Output) -> Result<Progress> {
+        self.watermark = self.watermark.max(watermark);
+        self.step(out)
+    }
+
+    fn resume(&mut self, out: &mut dyn Output) -> Result<Progress> {
+        self.step(out)
+    }
+
+    fn state_bytes(&self) -> usize {
+        self.keys.size_bytes() + self.rows_bytes + self.times.capacity() * 24 + self.due.len() * 16
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -10,12 +10,17 @@ pub mod project;
 pub mod union;
 pub mod watermark;
 
+pub mod top_n;
 pub mod window;
 pub mod window_join;
-pub mod top_n;
 
 pub mod absence;
 pub mod first_by_key;
 pub mod last_by_key;
+
+mod bad_rows;
+mod key_ids;
+mod row_codec;
+mod window_rows;
 
 pub use create::create;

@@ -1,0 +1,100 @@
+//! Tests of the operator in `absence.rs`: scripts, and a simple model where there is one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use expect_test::{Expect, expect};
+use proptest::prelude::*;
+use weir_core::{Batch, EventTime, OutputTag};
+use weir_graph::descriptor::Absence;
+use weir_graph::row_schema;
+use weir_testkit::{Runner, context, read_rows, schema};
+
+const INPUT: &str = "k STRING, v BIGINT, t TIMESTAMP*";
+
+fn runner(timeout_us: i64, batch_rows: usize) -> Runner {
+    let input = schema(INPUT);
+    let output = row_schema::absence(&input).expect("the input only inserts");
+    let (mut context, clock) = context(vec![input], output);
+    context.batch_rows = batch_rows;
+    let absence = Absence { key: vec!["k".to_owned()], timeout: timeout_us };
+    Runner::new(super::create(&absence, &context).expect("the key exists"), &context, clock)
+}
+
+fn check(batch_rows: usize, script: &str, expected: Expect) {
+    expected.assert_eq(&runner(10_000_000, batch_rows).run(script));
+}
+
+#[test]
+fn silence_is_reported_once_and_the_key_starts_anew() {
+    check(100, "rows a 1 10 | b 2 15\nwm 19.9\nwm 20\nwm 30\nrows a 3 31\nwm 41\nwm 60", expect![""]);
+}
+
+#[test]
+fn row_within_the_timeout_breaks_the_silence_even_at_its_last_moment() {
+    check(100, "rows a 1 10\nrows a 2 20\nwm 29\nwm 30", expect![""]);
+}
+
+#[test]
+fn silence_between_two_rows_is_found_though_no_watermark_came_between() {
+    check(100, "rows a 1 10 | a 2 50\nwm 49\nrows a 3 45\nwm 70", expect![""]);
+}
+
+#[test]
+fn older_row_fills_a_gap_and_changes_nothing_else() {
+    check(100, "rows a 1 10 | a 3 30\nrows a 2 20\nrows a 4 25\nwm 39\nwm 40", expect![""]);
+}
+
+#[test]
+fn row_older_than_a_reported_silence_is_late() {
+    check(100, "rows a 1 10\nwm 25\nrows a 2 8 | b 3 15 | c 4 16\nwm 26", expect![""]);
+}
+
+#[test]
+fn end_of_input_is_no_silence() {
+    check(100, "rows a 1 10 | b 2 11\nwm 20\nwm max\nend", expect![""]);
+}
+
+#[test]
+fn results_leave_in_pieces() {
+    check(2, "rows a 1 1 | b 1 2 | c 1 3 | d 1 4 | e 1 50\nwm 40", expect![""]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+    /// Rows in any order and batches, watermarks that keep their promise: a row is followed by a silence exactly when
+    /// no row of its key comes within the timeout after it, and its end is known.
+    #[test]
+    fn silences_do_not_depend_on_arrival(
+        mut rows in prop::collection::vec((0i64..120, 0u8..4), 1..60),
+        timeout in 1i64..20,
+        disorder in 0i64..30,
+        batch_rows in 1usize..10,
+    ) {
+        let mut times: BTreeMap<u8, BTreeSet<i64>> = BTreeMap::new();
+        rows.iter().for_each(|(time, key)| { times.entry(*key).or_default().insert(*time); });
+        rows.sort_by_key(|(time, key)| time + (i64::from(*key) * 7 + time * 13) % (disorder + 1));
+        let (mut runner, mut newest) = (runner(timeout, 3), i64::MIN);
+        for batch in rows.chunks(batch_rows) {
+            let text: Vec<String> = batch.iter().map(|(time, key)| format!("k{key} 0 {time}us")).collect();
+            runner.batch(0, Batch::new(read_rows(&schema(INPUT), &text.join("\n")), 0));
+            newest = batch.iter().map(|row| row.0).max().unwrap_or(newest).max(newest);
+            runner.watermark(EventTime(newest - disorder - 1));
+        }
+        let end = newest - disorder - 1;
+        runner.watermark(EventTime::MAX);
+        let mut expected = BTreeSet::new();
+        for (key, times) in &times {
+            for time in times {
+                let is_followed = times.range(time + 1..=time + timeout).next().is_some();
+                if !is_followed && time + timeout <= end {
+                    let (time, until) = (weir_testkit::seconds(*time), weir_testkit::seconds(time + timeout));
+                    expected.insert(format!("k{key} 0 {time} {until}"));
+                }
+            }
+        }
+        let found = runner.recorder.rows(OutputTag::Main);
+        prop_assert!(runner.recorder.rows(OutputTag::Late).is_empty());
+        prop_assert_eq!(found.len(), expected.len());
+        prop_assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), expected);
+    }
+}

@@ -1,0 +1,70 @@
+//! Tests of the operator in `first_by_key.rs`: scripts, and a simple model where there is one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use expect_test::{Expect, expect};
+use proptest::prelude::*;
+use weir_core::{Batch, EventTime, OutputTag};
+use weir_graph::descriptor::FirstByKey;
+use weir_testkit::{Runner, context, read_rows, schema};
+
+const INPUT: &str = "k STRING, v BIGINT, t TIMESTAMP*";
+
+fn runner(batch_rows: usize) -> Runner {
+    let (mut context, clock) = context(vec![schema(INPUT)], schema(INPUT));
+    context.batch_rows = batch_rows;
+    let operator = super::create(&FirstByKey { key: vec!["k".to_owned()] }, &context).expect("the key exists");
+    Runner::new(operator, &context, clock)
+}
+
+fn check(batch_rows: usize, script: &str, expected: Expect) {
+    expected.assert_eq(&runner(batch_rows).run(script));
+}
+
+#[test]
+fn first_row_leaves_once_when_no_earlier_one_can_come() {
+    check(100, "rows a 1 10 | b 2 5 | a 3 7\nwm 6\nrows a 4 8 | b 5 7\nwm 7\nrows a 6 9\nwm max\nend", expect![""]);
+}
+
+#[test]
+fn late_row_goes_to_the_late_output_unless_its_key_has_left() {
+    check(100, "rows a 1 10\nwm 10\nrows a 2 3 | b 3 10 | c 4 11\nwm max", expect![""]);
+}
+
+#[test]
+fn results_leave_in_pieces() {
+    check(2, "rows a 1 1 | b 1 2 | c 1 3 | d 1 4 | e 1 5\nwm 4\nwm max", expect![""]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    /// Rows in any order and batches, watermarks that keep their promise: always the same first rows.
+    #[test]
+    fn first_rows_do_not_depend_on_arrival(
+        mut rows in prop::collection::vec((0i64..60, 0u8..6, 0i64..3), 1..60),
+        disorder in 0i64..20,
+        batch_rows in 1usize..10,
+    ) {
+        let mut expected: BTreeMap<u8, (i64, i64)> = BTreeMap::new();
+        for (time, key, value) in &rows {
+            let first = expected.entry(*key).or_insert((*time, *value));
+            *first = (*first).min((*time, *value));
+        }
+        // Rows come at most `disorder` behind the newest.
+        rows.sort_by_key(|(time, key, value)| time + (i64::from(*key) * 7 + value * 5) % (disorder + 1));
+        let (mut runner, mut newest) = (runner(3), i64::MIN);
+        for batch in rows.chunks(batch_rows) {
+            let text: Vec<String> = batch.iter().map(|(time, key, value)| format!("k{key} {value} {time}us")).collect();
+            runner.batch(0, Batch::new(read_rows(&schema(INPUT), &text.join("\n")), 0));
+            newest = batch.iter().map(|row| row.0).max().unwrap_or(newest).max(newest);
+            runner.watermark(EventTime(newest - disorder - 1));
+        }
+        runner.watermark(EventTime::MAX);
+        prop_assert!(runner.recorder.rows(OutputTag::Late).is_empty());
+        let found = runner.recorder.rows(OutputTag::Main);
+        let expected: BTreeSet<String> =
+            expected.iter().map(|(key, (time, value))| format!("k{key} {value} {}", weir_testkit::seconds(*time))).collect();
+        prop_assert_eq!(found.len(), expected.len());
+        prop_assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), expected);
+    }
+}

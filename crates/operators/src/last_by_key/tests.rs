@@ -1,0 +1,71 @@
+//! Tests of the operator in `last_by_key.rs`: scripts, and a simple model where there is one.
+
+use std::collections::BTreeMap;
+
+use expect_test::{Expect, expect};
+use proptest::prelude::*;
+use weir_core::{Batch, OutputTag};
+use weir_graph::descriptor::LastByKey;
+use weir_graph::row_schema;
+use weir_testkit::{Runner, context, read_rows, schema};
+
+const INPUT: &str = "k STRING, v BIGINT, t TIMESTAMP*";
+
+fn runner(order_by: &[&str]) -> Runner {
+    let input = schema(INPUT);
+    let output = row_schema::last_by_key(&input).expect("the input only inserts");
+    let (context, clock) = context(vec![input], output);
+    let last =
+        LastByKey { key: vec!["k".to_owned()], order_by: order_by.iter().map(|column| (*column).to_owned()).collect() };
+    Runner::new(super::create(&last, &context).expect("the columns exist"), &context, clock)
+}
+
+fn check(order_by: &[&str], script: &str, expected: Expect) {
+    expected.assert_eq(&runner(order_by).run(script));
+}
+
+#[test]
+fn newest_row_of_each_key_leaves_once_per_batch() {
+    let script =
+        "rows a 1 10 | b 2 10 | a 3 12 | a 4 11\nrows a 5 11\nrows b 6 10 | c 7 1 | - 8 1\nrows - 9 2\nwm 20\nend";
+    check(&[], script, expect![""]);
+}
+
+#[test]
+fn order_can_be_any_columns_and_nulls_are_oldest() {
+    check(&["v", "t"], "rows a 1 10 | a - 99\nrows a 1 9\nrows a 1 10\nrows a 2 1 | b - -\nrows b - 1", expect![""]);
+    check(&["v DESC"], "rows a 5 1 | a 6 2\nrows a 4 3\nrows a - 4", expect![""]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    /// After every batch, what the upserts add up to is the newest row of each key, the later one on a tie.
+    #[test]
+    fn upserts_add_up_to_the_newest_rows(
+        batches in prop::collection::vec(prop::collection::vec((0u8..5, 0i64..10), 1..20), 1..8),
+        by_bytes in any::<bool>(),
+    ) {
+        let mut runner = runner(if by_bytes { &["t", "t"] } else { &[] });
+        let (mut number, mut newest, mut table) = (0, BTreeMap::new(), BTreeMap::new());
+        for batch in &batches {
+            let mut text = Vec::new();
+            for (key, time) in batch {
+                number += 1;
+                text.push(format!("k{key} {number} {time}"));
+                let entry = newest.entry(*key).or_insert((*time, number));
+                if *time >= entry.0 {
+                    *entry = (*time, number);
+                }
+            }
+            runner.batch(0, Batch::new(read_rows(&schema(INPUT), &text.join("\n")), 0));
+            for row in runner.recorder.rows(OutputTag::Main) {
+                let words: Vec<&str> = row.split(' ').collect();
+                let before = table.insert(words[1].to_owned(), format!("{} {}", words[2], words[3]));
+                prop_assert_eq!(words[0], if before.is_some() { "+U" } else { "+I" });
+            }
+            runner.recorder.take();
+            let expected: BTreeMap<_, _> = newest.iter().map(|(k, (t, n))| (format!("k{k}"), format!("{n} {t}"))).collect();
+            prop_assert_eq!(&table, &expected);
+        }
+    }
+}
