@@ -26,37 +26,143 @@ fn check(batch_rows: usize, script: &str, expected: Expect) {
 
 #[test]
 fn silence_is_reported_once_and_the_key_starts_anew() {
-    check(100, "rows a 1 10 | b 2 15\nwm 19.9\nwm 20\nwm 30\nrows a 3 31\nwm 41\nwm 60", expect![""]);
+    check(
+        100,
+        "rows a 1 10 | b 2 15\nwm 19.9\nwm 20\nwm 30\nrows a 3 31\nwm 41\nwm 60",
+        expect![[r#"
+        > rows a 1 10 | b 2 15
+        > wm 19.9
+          wm 19.9
+        > wm 20
+          main (k v t silent_until*)
+          main a 1 10 20
+          wm 20
+        > wm 30
+          main b 2 15 25
+          wm 30
+        > rows a 3 31
+        > wm 41
+          main a 3 31 41
+          wm 41
+        > wm 60
+          wm 60
+    "#]],
+    );
 }
 
 #[test]
 fn row_within_the_timeout_breaks_the_silence_even_at_its_last_moment() {
-    check(100, "rows a 1 10\nrows a 2 20\nwm 29\nwm 30", expect![""]);
+    check(
+        100,
+        "rows a 1 10\nrows a 2 20\nwm 29\nwm 30",
+        expect![[r#"
+        > rows a 1 10
+        > rows a 2 20
+        > wm 29
+          wm 29
+        > wm 30
+          main (k v t silent_until*)
+          main a 2 20 30
+          wm 30
+    "#]],
+    );
 }
 
 #[test]
 fn silence_between_two_rows_is_found_though_no_watermark_came_between() {
-    check(100, "rows a 1 10 | a 2 50\nwm 49\nrows a 3 45\nwm 70", expect![""]);
+    check(
+        100,
+        "rows a 1 10 | a 2 50\nwm 49\nrows a 3 45\nwm 70",
+        expect![[r#"
+        > rows a 1 10 | a 2 50
+        > wm 49
+          main (k v t silent_until*)
+          main a 1 10 20
+          wm 49
+        > rows a 3 45
+        > wm 70
+          main a 2 50 60
+          wm 70
+    "#]],
+    );
 }
 
 #[test]
 fn older_row_fills_a_gap_and_changes_nothing_else() {
-    check(100, "rows a 1 10 | a 3 30\nrows a 2 20\nrows a 4 25\nwm 39\nwm 40", expect![""]);
+    check(
+        100,
+        "rows a 1 10 | a 3 30\nrows a 2 20\nrows a 4 25\nwm 39\nwm 40",
+        expect![[r#"
+        > rows a 1 10 | a 3 30
+        > rows a 2 20
+        > rows a 4 25
+        > wm 39
+          wm 39
+        > wm 40
+          main (k v t silent_until*)
+          main a 3 30 40
+          wm 40
+    "#]],
+    );
 }
 
 #[test]
 fn row_older_than_a_reported_silence_is_late() {
-    check(100, "rows a 1 10\nwm 25\nrows a 2 8 | b 3 15 | c 4 16\nwm 26", expect![""]);
+    check(
+        100,
+        "rows a 1 10\nwm 25\nrows a 2 8 | b 3 15 | c 4 16\nwm 26",
+        expect![[r#"
+        > rows a 1 10
+        > wm 25
+          main (k v t silent_until*)
+          main a 1 10 20
+          wm 25
+        > rows a 2 8 | b 3 15 | c 4 16
+          late (k v t*)
+          late a 2 8
+          late b 3 15
+        > wm 26
+          main c 4 16 26
+          wm 26
+    "#]],
+    );
 }
 
 #[test]
 fn end_of_input_is_no_silence() {
-    check(100, "rows a 1 10 | b 2 11\nwm 20\nwm max\nend", expect![""]);
+    check(
+        100,
+        "rows a 1 10 | b 2 11\nwm 20\nwm max\nend",
+        expect![[r#"
+        > rows a 1 10 | b 2 11
+        > wm 20
+          main (k v t silent_until*)
+          main a 1 10 20
+          wm 20
+        > wm max
+          wm max
+        > end
+    "#]],
+    );
 }
 
 #[test]
 fn results_leave_in_pieces() {
-    check(2, "rows a 1 1 | b 1 2 | c 1 3 | d 1 4 | e 1 50\nwm 40", expect![""]);
+    check(
+        2,
+        "rows a 1 1 | b 1 2 | c 1 3 | d 1 4 | e 1 50\nwm 40",
+        expect![[r#"
+        > rows a 1 1 | b 1 2 | c 1 3 | d 1 4 | e 1 50
+        > wm 40
+          main (k v t silent_until*)
+          main a 1 1 11
+          main b 1 2 12
+          (more)
+          main c 1 3 13
+          main d 1 4 14
+          wm 40
+    "#]],
+    );
 }
 
 proptest! {

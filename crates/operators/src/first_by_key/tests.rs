@@ -23,17 +23,68 @@ fn check(batch_rows: usize, script: &str, expected: Expect) {
 
 #[test]
 fn first_row_leaves_once_when_no_earlier_one_can_come() {
-    check(100, "rows a 1 10 | b 2 5 | a 3 7\nwm 6\nrows a 4 8 | b 5 7\nwm 7\nrows a 6 9\nwm max\nend", expect![""]);
+    check(
+        100,
+        "rows a 1 10 | b 2 5 | a 3 7\nwm 6\nrows a 4 8 | b 5 7\nwm 7\nrows a 6 9\nwm max\nend",
+        expect![[r#"
+        > rows a 1 10 | b 2 5 | a 3 7
+        > wm 6
+          main (k v t*)
+          main b 2 5
+          wm 6
+        > rows a 4 8 | b 5 7
+        > wm 7
+          main a 3 7
+          wm 7
+        > rows a 6 9
+        > wm max
+          wm max
+        > end
+    "#]],
+    );
 }
 
 #[test]
 fn late_row_goes_to_the_late_output_unless_its_key_has_left() {
-    check(100, "rows a 1 10\nwm 10\nrows a 2 3 | b 3 10 | c 4 11\nwm max", expect![""]);
+    check(
+        100,
+        "rows a 1 10\nwm 10\nrows a 2 3 | b 3 10 | c 4 11\nwm max",
+        expect![[r#"
+        > rows a 1 10
+        > wm 10
+          main (k v t*)
+          main a 1 10
+          wm 10
+        > rows a 2 3 | b 3 10 | c 4 11
+          late (k v t*)
+          late b 3 10
+        > wm max
+          main c 4 11
+          wm max
+    "#]],
+    );
 }
 
 #[test]
 fn results_leave_in_pieces() {
-    check(2, "rows a 1 1 | b 1 2 | c 1 3 | d 1 4 | e 1 5\nwm 4\nwm max", expect![""]);
+    check(
+        2,
+        "rows a 1 1 | b 1 2 | c 1 3 | d 1 4 | e 1 5\nwm 4\nwm max",
+        expect![[r#"
+        > rows a 1 1 | b 1 2 | c 1 3 | d 1 4 | e 1 5
+        > wm 4
+          main (k v t*)
+          main a 1 1
+          main b 1 2
+          (more)
+          main c 1 3
+          main d 1 4
+          wm 4
+        > wm max
+          main e 1 5
+          wm max
+    "#]],
+    );
 }
 
 proptest! {

@@ -24,17 +24,63 @@ const SCRIPT: &str = r#"rows 1 ["a", "b", "c"] 1 | 2 [] 2 | 3 - 3 | 4 ["d", null
 
 #[test]
 fn each_element_becomes_a_row() {
-    check(false, 100, SCRIPT, expect![""]);
+    check(
+        false,
+        100,
+        SCRIPT,
+        expect![[r#"
+        > rows 1 ["a", "b", "c"] 1 | 2 [] 2 | 3 - 3 | 4 ["d", null] 4
+          main (id item t*)
+          main 1 a 1
+          main 1 b 1
+          main 1 c 1
+          main 4 d 4
+          main 4 - 4
+    "#]],
+    );
 }
 
 #[test]
 fn empty_arrays_can_be_kept() {
-    check(true, 100, SCRIPT, expect![""]);
+    check(
+        true,
+        100,
+        SCRIPT,
+        expect![[r#"
+        > rows 1 ["a", "b", "c"] 1 | 2 [] 2 | 3 - 3 | 4 ["d", null] 4
+          main (id item t*)
+          main 1 a 1
+          main 1 b 1
+          main 1 c 1
+          main 2 - 2
+          main 3 - 3
+          main 4 d 4
+          main 4 - 4
+    "#]],
+    );
 }
 
 #[test]
 fn long_arrays_leave_in_pieces() {
-    check(true, 2, SCRIPT, expect![""]);
+    check(
+        true,
+        2,
+        SCRIPT,
+        expect![[r#"
+        > rows 1 ["a", "b", "c"] 1 | 2 [] 2 | 3 - 3 | 4 ["d", null] 4
+          main (id item t*)
+          main 1 a 1
+          main 1 b 1
+          (more)
+          main 1 c 1
+          main 2 - 2
+          (more)
+          main 3 - 3
+          main 4 d 4
+          (more)
+          main 4 - 4
+    "#]],
+    );
 }
 
 proptest! {

@@ -28,13 +28,59 @@ fn check(order_by: &[&str], script: &str, expected: Expect) {
 fn newest_row_of_each_key_leaves_once_per_batch() {
     let script =
         "rows a 1 10 | b 2 10 | a 3 12 | a 4 11\nrows a 5 11\nrows b 6 10 | c 7 1 | - 8 1\nrows - 9 2\nwm 20\nend";
-    check(&[], script, expect![""]);
+    check(
+        &[],
+        script,
+        expect![[r#"
+        > rows a 1 10 | b 2 10 | a 3 12 | a 4 11
+          main (k v t*)
+          main +I b 2 10
+          main +I a 3 12
+        > rows a 5 11
+        > rows b 6 10 | c 7 1 | - 8 1
+          main +U b 6 10
+          main +I c 7 1
+          main +I - 8 1
+        > rows - 9 2
+          main +U - 9 2
+        > wm 20
+          wm 20
+        > end
+    "#]],
+    );
 }
 
 #[test]
 fn order_can_be_any_columns_and_nulls_are_oldest() {
-    check(&["v", "t"], "rows a 1 10 | a - 99\nrows a 1 9\nrows a 1 10\nrows a 2 1 | b - -\nrows b - 1", expect![""]);
-    check(&["v DESC"], "rows a 5 1 | a 6 2\nrows a 4 3\nrows a - 4", expect![""]);
+    check(
+        &["v", "t"],
+        "rows a 1 10 | a - 99\nrows a 1 9\nrows a 1 10\nrows a 2 1 | b - -\nrows b - 1",
+        expect![[r#"
+        > rows a 1 10 | a - 99
+          main (k v t*)
+          main +I a 1 10
+        > rows a 1 9
+        > rows a 1 10
+          main +U a 1 10
+        > rows a 2 1 | b - -
+          main +U a 2 1
+          main +I b - -
+        > rows b - 1
+          main +U b - 1
+    "#]],
+    );
+    check(
+        &["v DESC"],
+        "rows a 5 1 | a 6 2\nrows a 4 3\nrows a - 4",
+        expect![[r#"
+        > rows a 5 1 | a 6 2
+          main (k v t*)
+          main +I a 5 1
+        > rows a 4 3
+          main +U a 4 3
+        > rows a - 4
+    "#]],
+    );
 }
 
 proptest! {

@@ -20,7 +20,20 @@ fn check(columns: &[&str], output: &str, script: &str, expected: Expect) {
 #[test]
 fn columns_are_computed_and_event_time_keeps_its_mark() {
     let columns = ["b", "a * 2 AS double", "t AS at"];
-    check(&columns, "b STRING, double BIGINT, at TIMESTAMP*", "rows 5 x 1 | - y 2\nwm 7\nend", expect![""]);
+    check(
+        &columns,
+        "b STRING, double BIGINT, at TIMESTAMP*",
+        "rows 5 x 1 | - y 2\nwm 7\nend",
+        expect![[r#"
+        > rows 5 x 1 | - y 2
+          main (b double at*)
+          main x 5 1
+          main y - 2
+        > wm 7
+          wm 7
+        > end
+    "#]],
+    );
 }
 
 #[test]
@@ -44,5 +57,11 @@ fn picked_column_is_shared_and_not_copied() {
 fn updates_keep_their_kind() {
     let input = "a BIGINT, b STRING, __weir_change TINYINT NOT NULL";
     let mut runner = runner(&["b", "a"], input, "b STRING, a BIGINT, __weir_change TINYINT NOT NULL");
-    expect![""].assert_eq(&runner.run("rows 1 x 0 | 2 x 2"));
+    expect![[r#"
+        > rows 1 x 0 | 2 x 2
+          main (b a)
+          main +I x 1
+          main +U x 2
+    "#]]
+    .assert_eq(&runner.run("rows 1 x 0 | 2 x 2"));
 }

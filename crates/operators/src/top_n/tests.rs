@@ -46,18 +46,98 @@ const SCRIPT: &str = "
 
 #[test]
 fn best_row_of_each_window_leaves_when_the_window_closes() {
-    check(&top(&[], &["n DESC"], 1, false), SCRIPT, expect![""]);
+    check(
+        &top(&[], &["n DESC"], 1, false),
+        SCRIPT,
+        expect![[r#"
+        > rows 0 10 9 x a 5 | 0 10 9 x b 7 | 10 20 19 x c 1 | 0 10 9 y d 7
+        > rows 0 10 9 x e 7 | 0 10 9 y f - | 10 20 19 x g 1
+        > wm 9
+          wm 9
+        > wm 9.999999
+          main (window_start window_end window_time* region k n rank)
+          main 0 10 9 x b 7 1
+          wm 9.999999
+        > rows 0 10 9 x late 99
+          late (window_start window_end window_time* region k n)
+          late 0 10 9 x late 99
+        > wm max
+          main 10 20 19 x c 1 1
+          wm max
+        > end
+    "#]],
+    );
 }
 
 #[test]
 fn ties_with_the_last_kept_row_are_kept_and_share_a_rank() {
-    check(&top(&[], &["n DESC"], 1, true), SCRIPT, expect![""]);
-    check(&top(&[], &["n"], 2, true), "rows 0 1 1 x a 3 | 0 1 1 x b 1 | 0 1 1 x c 3 | 0 1 1 x d 4\nwm 1", expect![""]);
+    check(
+        &top(&[], &["n DESC"], 1, true),
+        SCRIPT,
+        expect![[r#"
+        > rows 0 10 9 x a 5 | 0 10 9 x b 7 | 10 20 19 x c 1 | 0 10 9 y d 7
+        > rows 0 10 9 x e 7 | 0 10 9 y f - | 10 20 19 x g 1
+        > wm 9
+          wm 9
+        > wm 9.999999
+          main (window_start window_end window_time* region k n rank)
+          main 0 10 9 x b 7 1
+          main 0 10 9 x e 7 1
+          main 0 10 9 y d 7 1
+          wm 9.999999
+        > rows 0 10 9 x late 99
+          late (window_start window_end window_time* region k n)
+          late 0 10 9 x late 99
+        > wm max
+          main 10 20 19 x c 1 1
+          main 10 20 19 x g 1 1
+          wm max
+        > end
+    "#]],
+    );
+    check(
+        &top(&[], &["n"], 2, true),
+        "rows 0 1 1 x a 3 | 0 1 1 x b 1 | 0 1 1 x c 3 | 0 1 1 x d 4\nwm 1",
+        expect![[r#"
+        > rows 0 1 1 x a 3 | 0 1 1 x b 1 | 0 1 1 x c 3 | 0 1 1 x d 4
+        > wm 1
+          main (window_start window_end window_time* region k n rank)
+          main 0 1 1 x b 1 1
+          main 0 1 1 x a 3 2
+          main 0 1 1 x c 3 2
+          wm 1
+    "#]],
+    );
 }
 
 #[test]
 fn rows_compete_within_their_partition() {
-    check(&top(&["region"], &["n DESC", "k"], 2, false), SCRIPT, expect![""]);
+    check(
+        &top(&["region"], &["n DESC", "k"], 2, false),
+        SCRIPT,
+        expect![[r#"
+        > rows 0 10 9 x a 5 | 0 10 9 x b 7 | 10 20 19 x c 1 | 0 10 9 y d 7
+        > rows 0 10 9 x e 7 | 0 10 9 y f - | 10 20 19 x g 1
+        > wm 9
+          wm 9
+        > wm 9.999999
+          main (window_start window_end window_time* region k n rank)
+          main 0 10 9 x b 7 1
+          main 0 10 9 x e 7 2
+          main 0 10 9 y d 7 1
+          (more)
+          main 0 10 9 y f - 2
+          wm 9.999999
+        > rows 0 10 9 x late 99
+          late (window_start window_end window_time* region k n)
+          late 0 10 9 x late 99
+        > wm max
+          main 10 20 19 x c 1 1
+          main 10 20 19 x g 1 2
+          wm max
+        > end
+    "#]],
+    );
 }
 
 proptest! {

@@ -24,13 +24,48 @@ const PLAIN: (&str, &str) = ("k STRING, t TIMESTAMP", "k STRING, t TIMESTAMP* NO
 
 #[test]
 fn watermark_follows_the_newest_row_and_the_end_passes_through() {
-    check(&strategy(), PLAIN, "rows a 10 | b 12\nrows c 8\nrows d 20\nwm max\nend", expect![""]);
+    check(
+        &strategy(),
+        PLAIN,
+        "rows a 10 | b 12\nrows c 8\nrows d 20\nwm max\nend",
+        expect![[r#"
+        > rows a 10 | b 12
+          main (k t*)
+          main a 10
+          main b 12
+          wm 6.999999
+        > rows c 8
+          main c 8
+        > rows d 20
+          main d 20
+          wm 14.999999
+        > wm max
+          wm max
+        > end
+    "#]],
+    );
 }
 
 #[test]
 fn row_without_a_usable_time_is_a_bad_record() {
     let script = "rows a 10 | b - | c 253402300800 | d -62135596801 | e 11\nrows f -";
-    check(&strategy(), PLAIN, script, expect![""]);
+    check(
+        &strategy(),
+        PLAIN,
+        script,
+        expect![[r#"
+        > rows a 10 | b - | c 253402300800 | d -62135596801 | e 11
+          bad bad-record-time: the event time is null <- {"k":"b","t":null}
+          bad bad-record-time: the event time, 253402300800000000 us since 1970, is outside the years 1 to 9999 <- {"k":"c","t":"+10000-01-01T00:00:00Z"}
+          bad bad-record-time: the event time, -62135596801000000 us since 1970, is outside the years 1 to 9999 <- {"k":"d","t":"0000-12-31T23:59:59Z"}
+          main (k t*)
+          main a 10
+          main e 11
+          wm 5.999999
+        > rows f -
+          bad bad-record-time: the event time is null <- {"k":"f","t":null}
+    "#]],
+    );
 }
 
 /// Carries d4: one record from the far future must not close everyone's windows.
@@ -38,13 +73,59 @@ fn row_without_a_usable_time_is_a_bad_record() {
 fn d4_row_too_far_ahead_of_the_clock_is_a_bad_record() {
     let strategy = WatermarkStrategy { max_future_skew: Some(60_000_000), ..strategy() };
     // The fake clock stands at 1704067200.
-    check(&strategy, PLAIN, "rows a 1704067260 | b 1704067261\nclock 1\nrows b 1704067261", expect![""]);
+    check(
+        &strategy,
+        PLAIN,
+        "rows a 1704067260 | b 1704067261\nclock 1\nrows b 1704067261",
+        expect![[r#"
+        > rows a 1704067260 | b 1704067261
+          bad bad-record-future: the event time lies 61000 ms ahead of the clock; 60000 ms are allowed <- {"k":"b","t":"2024-01-01T00:01:01Z"}
+          main (k t*)
+          main a 1704067260
+          wm 1704067254.999999
+        > clock 1
+        > rows b 1704067261
+          main b 1704067261
+          wm 1704067255.999999
+    "#]],
+    );
 }
 
 #[test]
 fn splits_hold_the_watermark_until_they_finish_or_are_idle() {
     let script = "split add 0\nsplit add 1\nrows#0 a 100\nrows#1 b 50\nsplit finish 1\nsplit wait 9\nsplit wait 10\nrows#0 c 90\nsplit finish 0\nwm max";
-    check(&strategy(), PLAIN, script, expect![""]);
+    check(
+        &strategy(),
+        PLAIN,
+        script,
+        expect![[r#"
+        > split add 0
+          Added(0)
+        > split add 1
+          Added(1)
+        > rows#0 a 100
+          main (k t*)
+          main a 100
+        > rows#1 b 50
+          main b 50
+          wm 44.999999
+        > split finish 1
+          wm 94.999999
+          Finished(1)
+        > split wait 9
+          Waited { waited_us: 9000000 }
+        > split wait 10
+          idle
+          Waited { waited_us: 10000000 }
+        > rows#0 c 90
+          active
+          main c 90
+        > split finish 0
+          Finished(0)
+        > wm max
+          wm max
+    "#]],
+    );
 }
 
 #[test]

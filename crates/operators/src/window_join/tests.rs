@@ -36,27 +36,172 @@ const SCRIPT: &str = "
 
 #[test]
 fn pairs_of_a_window_leave_when_it_closes_and_nulls_equal_nothing() {
-    check(TUMBLE, JoinType::Inner, SCRIPT, expect![""]);
+    check(
+        TUMBLE,
+        JoinType::Inner,
+        SCRIPT,
+        expect![[r#"
+        > rows x 1 1 | y 2 2 | x 3 11 | - 4 3
+        > rows@1 7 x 5 | 8 x 6 | 9 z 1 | 6 x 12 | 5 - 1
+        > wm 9
+          wm 9
+        > wm 9.999999
+          main (k a t b rk rt window_start window_end window_time*)
+          main x 1 1 7 x 5 0 10 9.999999
+          main x 1 1 8 x 6 0 10 9.999999
+          wm 9.999999
+        > rows@1 1 x 9 | 2 x 10
+          late (b rk rt*)
+          late 1 x 9
+        > rows x 4 9.999999
+          late x 4 9.999999
+        > wm max
+          main x 3 11 6 x 12 10 20 19.999999
+          main x 3 11 2 x 10 10 20 19.999999
+          wm max
+        > end
+    "#]],
+    );
 }
 
 #[test]
 fn outer_joins_keep_rows_without_a_partner() {
-    check(TUMBLE, JoinType::Left, SCRIPT, expect![""]);
-    check(TUMBLE, JoinType::Right, SCRIPT, expect![""]);
-    check(TUMBLE, JoinType::Full, SCRIPT, expect![""]);
+    check(
+        TUMBLE,
+        JoinType::Left,
+        SCRIPT,
+        expect![[r#"
+        > rows x 1 1 | y 2 2 | x 3 11 | - 4 3
+        > rows@1 7 x 5 | 8 x 6 | 9 z 1 | 6 x 12 | 5 - 1
+        > wm 9
+          wm 9
+        > wm 9.999999
+          main (k a t b rk rt window_start window_end window_time*)
+          main x 1 1 7 x 5 0 10 9.999999
+          main x 1 1 8 x 6 0 10 9.999999
+          main y 2 2 - - - 0 10 9.999999
+          main - 4 3 - - - 0 10 9.999999
+          wm 9.999999
+        > rows@1 1 x 9 | 2 x 10
+          late (b rk rt*)
+          late 1 x 9
+        > rows x 4 9.999999
+          late x 4 9.999999
+        > wm max
+          main x 3 11 6 x 12 10 20 19.999999
+          main x 3 11 2 x 10 10 20 19.999999
+          wm max
+        > end
+    "#]],
+    );
+    check(
+        TUMBLE,
+        JoinType::Right,
+        SCRIPT,
+        expect![[r#"
+        > rows x 1 1 | y 2 2 | x 3 11 | - 4 3
+        > rows@1 7 x 5 | 8 x 6 | 9 z 1 | 6 x 12 | 5 - 1
+        > wm 9
+          wm 9
+        > wm 9.999999
+          main (k a t b rk rt window_start window_end window_time*)
+          main x 1 1 7 x 5 0 10 9.999999
+          main x 1 1 8 x 6 0 10 9.999999
+          main - - - 9 z 1 0 10 9.999999
+          main - - - 5 - 1 0 10 9.999999
+          wm 9.999999
+        > rows@1 1 x 9 | 2 x 10
+          late (b rk rt*)
+          late 1 x 9
+        > rows x 4 9.999999
+          late x 4 9.999999
+        > wm max
+          main x 3 11 6 x 12 10 20 19.999999
+          main x 3 11 2 x 10 10 20 19.999999
+          wm max
+        > end
+    "#]],
+    );
+    check(
+        TUMBLE,
+        JoinType::Full,
+        SCRIPT,
+        expect![[r#"
+        > rows x 1 1 | y 2 2 | x 3 11 | - 4 3
+        > rows@1 7 x 5 | 8 x 6 | 9 z 1 | 6 x 12 | 5 - 1
+        > wm 9
+          wm 9
+        > wm 9.999999
+          main (k a t b rk rt window_start window_end window_time*)
+          main x 1 1 7 x 5 0 10 9.999999
+          main x 1 1 8 x 6 0 10 9.999999
+          main y 2 2 - - - 0 10 9.999999
+          main - 4 3 - - - 0 10 9.999999
+          main - - - 9 z 1 0 10 9.999999
+          main - - - 5 - 1 0 10 9.999999
+          wm 9.999999
+        > rows@1 1 x 9 | 2 x 10
+          late (b rk rt*)
+          late 1 x 9
+        > rows x 4 9.999999
+          late x 4 9.999999
+        > wm max
+          main x 3 11 6 x 12 10 20 19.999999
+          main x 3 11 2 x 10 10 20 19.999999
+          wm max
+        > end
+    "#]],
+    );
 }
 
 #[test]
 fn row_is_joined_in_every_hopping_window_it_belongs_to() {
     let hop = WindowSpec::Hop { size: 10_000_000, slide: 5_000_000, offset: 0 };
     let script = "rows x 1 6\nrows@1 7 x 4 | 8 x 12\nwm 9.999999\nrows x 2 7 | x 3 4\nwm 20\nwm max";
-    check(hop, JoinType::Inner, script, expect![""]);
+    check(
+        hop,
+        JoinType::Inner,
+        script,
+        expect![[r#"
+        > rows x 1 6
+        > rows@1 7 x 4 | 8 x 12
+        > wm 9.999999
+          main (k a t b rk rt window_start window_end window_time*)
+          main x 1 6 7 x 4 0 10 9.999999
+          wm 9.999999
+        > rows x 2 7 | x 3 4
+          late (k a t*)
+          late x 3 4
+        > wm 20
+          main x 1 6 8 x 12 5 15 14.999999
+          main x 2 7 8 x 12 5 15 14.999999
+          wm 20
+        > wm max
+          wm max
+    "#]],
+    );
 }
 
 #[test]
 fn row_is_joined_in_every_cumulative_window_it_belongs_to() {
     let cumulate = WindowSpec::Cumulate { size: 10_000_000, step: 5_000_000, offset: 0 };
-    check(cumulate, JoinType::Inner, "rows x 1 1 | x 2 6\nrows@1 7 x 4\nwm 5\nwm 10", expect![""]);
+    check(
+        cumulate,
+        JoinType::Inner,
+        "rows x 1 1 | x 2 6\nrows@1 7 x 4\nwm 5\nwm 10",
+        expect![[r#"
+        > rows x 1 1 | x 2 6
+        > rows@1 7 x 4
+        > wm 5
+          main (k a t b rk rt window_start window_end window_time*)
+          main x 1 1 7 x 4 0 5 4.999999
+          wm 5
+        > wm 10
+          main x 1 1 7 x 4 0 10 9.999999
+          main x 2 6 7 x 4 0 10 9.999999
+          wm 10
+    "#]],
+    );
 }
 
 const WINDOW: &str = "window_start TIMESTAMP NOT NULL, window_end TIMESTAMP NOT NULL, window_time TIMESTAMP* NOT NULL";
@@ -71,13 +216,48 @@ fn results_of_windows_join_on_their_bounds() {
         wm 9.999999
         rows@1 0 10 9.999999 x 9
         wm max";
-    expect![""].assert_eq(&runner.run(script));
+    expect![[r#"
+        > rows x 1 0 10 9.999999 | x 2 0 20 19.999999 | y 3 0 10 9.999999
+        > rows@1 0 10 9.999999 x 7 | 10 20 19.999999 x 8
+        > wm 9.999999
+          main (k a window_start window_end window_time* rk b)
+          main x 1 0 10 9.999999 x 7
+          main y 3 0 10 9.999999 - -
+          wm 9.999999
+        > rows@1 0 10 9.999999 x 9
+          late (window_start window_end window_time* rk b)
+          late 0 10 9.999999 x 9
+        > wm max
+          main x 2 0 20 19.999999 - -
+          main - - 10 20 19.999999 x 8
+          wm max
+    "#]]
+    .assert_eq(&runner.run(script));
 }
 
 #[test]
 fn big_windows_leave_in_pieces() {
     let mut runner = runner(TUMBLE, JoinType::Full, (LEFT, RIGHT), 2);
-    expect![""].assert_eq(&runner.run("rows x 1 1 | x 2 2 | y 3 3\nrows@1 7 x 5 | 8 x 6 | 9 x 1 | 6 z 2\nwm 10"));
+    expect![[r#"
+        > rows x 1 1 | x 2 2 | y 3 3
+        > rows@1 7 x 5 | 8 x 6 | 9 x 1 | 6 z 2
+        > wm 10
+          main (k a t b rk rt window_start window_end window_time*)
+          main x 1 1 7 x 5 0 10 9.999999
+          main x 1 1 8 x 6 0 10 9.999999
+          (more)
+          main x 1 1 9 x 1 0 10 9.999999
+          main x 2 2 7 x 5 0 10 9.999999
+          (more)
+          main x 2 2 8 x 6 0 10 9.999999
+          main x 2 2 9 x 1 0 10 9.999999
+          (more)
+          main y 3 3 - - - 0 10 9.999999
+          main - - - 6 z 2 0 10 9.999999
+          (more)
+          wm 10
+    "#]]
+    .assert_eq(&runner.run("rows x 1 1 | x 2 2 | y 3 3\nrows@1 7 x 5 | 8 x 6 | 9 x 1 | 6 z 2\nwm 10"));
 }
 
 type Row = (i64, u8, Option<u8>);
