@@ -16,3 +16,25 @@ impl Operator for KeyBy {
         Ok(Progress::Done)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+    use weir_testkit::{Runner, context, schema};
+
+    #[test]
+    fn rows_pass_as_they_are() {
+        let schema = schema("a BIGINT, t TIMESTAMP*");
+        let (context, clock) = context(vec![schema.clone()], schema);
+        let mut runner = Runner::new(super::create().expect("nothing can fail"), &context, clock);
+        expect![[r#"
+            > rows 1 1 | 2 2
+              main (a t*)
+              main 1 1
+              main 2 2
+            > wm 2
+              wm 2
+        "#]]
+        .assert_eq(&runner.run("rows 1 1 | 2 2\nwm 2"));
+    }
+}

@@ -25,3 +25,30 @@ impl Operator for Union {
         Ok(Progress::Done)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+    use weir_testkit::{Runner, context, schema};
+
+    #[test]
+    fn rows_of_all_inputs_get_the_common_schema() {
+        let inputs = vec![schema("a BIGINT NOT NULL, t TIMESTAMP*"), schema("a BIGINT, t TIMESTAMP*")];
+        let (context, clock) = context(inputs, schema("a BIGINT, t TIMESTAMP*"));
+        let mut runner = Runner::new(super::create(&context).expect("any inputs do"), &context, clock);
+        expect![[r#"
+            > rows 1 1 | 2 2
+              main (a t*)
+              main 1 1
+              main 2 2
+            > rows@1 - 3
+              main - 3
+            > wm 2
+              wm 2
+            > idle
+              idle
+            > end
+        "#]]
+        .assert_eq(&runner.run("rows 1 1 | 2 2\nrows@1 - 3\nwm 2\nidle\nend"));
+    }
+}

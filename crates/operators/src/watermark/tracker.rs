@@ -7,6 +7,8 @@
 //! **Source**: as Flink's `WatermarkOutputMultiplexer` and `WatermarksWithIdleness`, but driven by reported waiting
 //! instead of a clock.
 
+use std::collections::BTreeSet;
+
 use weir_core::{EventTime, SplitIndex};
 
 /// What changed about idleness.
@@ -27,7 +29,7 @@ pub struct WatermarkTracker {
     idle_timeout_us: Option<i64>,
     /// Splits that are not finished. Rows without a split count as one split, `None`.
     splits: Vec<Split>,
-    finished: Vec<SplitIndex>,
+    finished: BTreeSet<SplitIndex>,
     last: EventTime,
     is_idle: bool,
 }
@@ -52,7 +54,7 @@ impl WatermarkTracker {
             disorder_us: disorder_us.max(0),
             idle_timeout_us,
             splits: Vec::new(),
-            finished: Vec::new(),
+            finished: BTreeSet::new(),
             last: EventTime::MIN,
             is_idle: false,
         }
@@ -67,9 +69,7 @@ impl WatermarkTracker {
     /// Everything of a split was read: it holds nothing back any more. After the last split the watermark stays.
     pub fn on_finished(&mut self, index: SplitIndex) -> Idleness {
         self.splits.retain(|split| split.index != Some(index));
-        if !self.finished.contains(&index) {
-            self.finished.push(index);
-        }
+        self.finished.insert(index);
         self.settle_idleness()
     }
 
@@ -143,7 +143,7 @@ impl WatermarkTracker {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeMap;
 
     const A: SplitIndex = SplitIndex(0);
     const B: SplitIndex = SplitIndex(1);
