@@ -12,5 +12,5 @@ use weir_operator_api::Registry;
 
 /// All sources and sinks that come with Weir, by kind.
 pub fn registry() -> Registry {
-    Registry::default().with_source(nexmark::NexmarkSource)
+    Registry::default().with_source(fleet::FleetSource).with_source(nexmark::NexmarkSource)
 }
