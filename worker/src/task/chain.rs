@@ -1,0 +1,409 @@
+//! The operators of a task: a tree, run by direct calls. What leaves the tree (rows for an edge or a sink) waits in a
+//! list, in order; the task sends it before it gives the chain anything new. Synchronous; knows no channels.
+//!
+//! An operator that answers `More` is *unfinished*: what its parent emits into it meanwhile waits in its inbox. The task
+//! calls [`Chain::advance`] until nobody is unfinished. The deepest goes first, so that an operator is never asked for
+//! more while its own children are still busy with the last piece.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use weir_core::{Batch, Clock, EdgeId, EventTime, OperatorUid, StreamElement};
+use weir_graph::{PlannedOperator, Target};
+use weir_operator_api::{BadRecord, Operator, OperatorError, OperatorMetrics, Output, OutputTag, Progress, SplitEvent};
+
+use super::bad_log::BadLog;
+use crate::error::TaskError;
+
+/// What an operator of the chain is.
+pub enum Body {
+    /// The head of a source task; the task itself reads.
+    Source,
+    /// Called directly. Taken out while it runs, so that it can call its children.
+    Operator(Option<Box<dyn Operator>>),
+    /// Written by the task; the number of the task's sink.
+    Sink(usize),
+}
+
+/// What leaves the chain.
+#[derive(Debug)]
+pub enum Pending {
+    /// For an exchange.
+    Edge(EdgeId, StreamElement),
+    /// Rows for a sink: its number and its place in the chain.
+    Sink {
+        /// The task's sink.
+        sink: usize,
+        /// The operator of the chain.
+        node: usize,
+        /// The rows.
+        batch: Batch,
+    },
+    /// A sink has got its last rows: [`Chain::sink_ended`] is due, after what those rows brought back.
+    SinkEnd {
+        /// The operator of the chain.
+        node: usize,
+    },
+}
+
+/// A call of an operator.
+#[derive(Debug)]
+enum Call {
+    Batch { input: usize, batch: Batch, bytes: usize },
+    Watermark(EventTime),
+    Idle(bool),
+    Split(SplitEvent),
+    End,
+}
+
+struct Node {
+    uid: OperatorUid,
+    metrics: Arc<OperatorMetrics>,
+    body: Body,
+    routes: Vec<(OutputTag, Target)>,
+    /// Chained operators on any output, each once: control elements go to each once.
+    children: Vec<usize>,
+    /// Edges on any output, each once.
+    edges: Vec<EdgeId>,
+    watermark_in: EventTime,
+    watermark_out: EventTime,
+    is_idle: bool,
+    has_ended: bool,
+    /// Answered `More`: to what kind of call.
+    unfinished: Option<Unfinished>,
+    inbox: VecDeque<Call>,
+    bad_log: BadLog,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unfinished {
+    Call,
+    End,
+}
+
+/// The operators of one task.
+pub struct Chain {
+    nodes: Vec<Node>,
+    pending: VecDeque<Pending>,
+    error: Option<TaskError>,
+    clock: Arc<dyn Clock>,
+    subtask: u32,
+}
+
+impl Chain {
+    /// Puts a chain together: the planned operators with what runs them and their counters.
+    pub fn new(
+        planned: &[PlannedOperator],
+        parts: Vec<(Body, Arc<OperatorMetrics>)>,
+        clock: Arc<dyn Clock>,
+        subtask: u32,
+    ) -> Self {
+        let nodes = planned.iter().zip(parts).map(|(planned, (body, metrics))| Node::new(planned, body, metrics));
+        Chain { nodes: nodes.collect(), pending: VecDeque::new(), error: None, clock, subtask }
+    }
+
+    /// The next thing to send.
+    pub fn pop(&mut self) -> Option<Pending> {
+        self.pending.pop_front()
+    }
+
+    /// Gives rows of one input to the head operator.
+    pub fn process(&mut self, input: usize, batch: Batch) -> Result<(), TaskError> {
+        let bytes = batch.size_bytes();
+        self.call(0, Call::Batch { input, batch, bytes });
+        self.check()
+    }
+
+    /// Raises the watermark of the head operator.
+    pub fn watermark(&mut self, watermark: EventTime) -> Result<(), TaskError> {
+        self.call(0, Call::Watermark(watermark));
+        self.check()
+    }
+
+    /// Tells the head operator that its inputs are idle, or active again.
+    pub fn idle(&mut self, is_idle: bool) -> Result<(), TaskError> {
+        self.call(0, Call::Idle(is_idle));
+        self.check()
+    }
+
+    /// No input follows.
+    pub fn end(&mut self) -> Result<(), TaskError> {
+        self.call(0, Call::End);
+        self.check()
+    }
+
+    /// Rows that the source at the head has read.
+    pub fn emit_source(&mut self, batch: Batch) -> Result<(), TaskError> {
+        self.output(0).emit(batch);
+        self.check()
+    }
+
+    /// News of the splits of the source at the head.
+    pub fn split(&mut self, event: SplitEvent) -> Result<(), TaskError> {
+        self.output(0).split(event);
+        self.check()
+    }
+
+    /// Bad records of a source or sink.
+    pub fn bad(&mut self, node: usize, bad: Vec<BadRecord>) -> Result<(), TaskError> {
+        self.output(node).bad(bad);
+        self.check()
+    }
+
+    /// No bad records of this sink follow.
+    pub fn sink_ended(&mut self, node: usize) {
+        self.pass_end(node);
+    }
+
+    /// Lets the deepest unfinished operator go on by one step; `false` when there is none. What it emitted is to be sent
+    /// before the next call.
+    pub fn advance(&mut self) -> Result<bool, TaskError> {
+        let Some(node) = self.nodes.iter().rposition(|node| node.unfinished.is_some()) else { return Ok(false) };
+        let kind = self.nodes[node].unfinished.take().unwrap_or(Unfinished::Call);
+        self.run(node, kind, |operator, out| operator.resume(out));
+        while self.error.is_none() && self.nodes[node].unfinished.is_none() {
+            let Some(call) = self.nodes[node].inbox.pop_front() else { break };
+            self.perform(node, call);
+        }
+        self.check()?;
+        Ok(true)
+    }
+
+    /// Bytes of state in all operators.
+    pub fn state_bytes(&self) -> usize {
+        let of = |node: &Node| match &node.body {
+            Body::Operator(Some(operator)) => operator.state_bytes(),
+            _ => 0,
+        };
+        self.nodes.iter().map(of).sum()
+    }
+
+    fn check(&mut self) -> Result<(), TaskError> {
+        self.error.take().map_or(Ok(()), Err)
+    }
+
+    fn output(&mut self, node: usize) -> ChainOutput<'_> {
+        ChainOutput { chain: self, node }
+    }
+
+    fn call(&mut self, node: usize, call: Call) {
+        if self.error.is_some() {
+            return;
+        }
+        // An inbox is only filled while its operator is unfinished or is being caught up.
+        if self.nodes[node].unfinished.is_some() || !self.nodes[node].inbox.is_empty() {
+            self.nodes[node].inbox.push_back(call);
+        } else {
+            self.perform(node, call);
+        }
+    }
+
+    fn perform(&mut self, index: usize, call: Call) {
+        let node = &mut self.nodes[index];
+        match call {
+            Call::Batch { input, batch, bytes } => {
+                OperatorMetrics::add(&node.metrics.records_in, batch.num_rows());
+                OperatorMetrics::add(&node.metrics.bytes_in, bytes);
+                match node.body {
+                    Body::Sink(sink) => self.pending.push_back(Pending::Sink { sink, node: index, batch }),
+                    Body::Source => self.output(index).emit(batch),
+                    Body::Operator(_) => {
+                        self.run(index, Unfinished::Call, |operator, out| operator.process(input, batch, out));
+                    }
+                }
+            }
+            Call::Watermark(watermark) if watermark > node.watermark_in => {
+                node.watermark_in = watermark;
+                node.metrics.watermark_in.store(watermark.0, Relaxed);
+                match node.body {
+                    Body::Operator(_) => {
+                        self.run(index, Unfinished::Call, |operator, out| operator.on_watermark(watermark, out));
+                    }
+                    Body::Source | Body::Sink(_) => self.output(index).watermark(watermark),
+                }
+            }
+            // A watermark that does not rise says nothing.
+            Call::Watermark(_) => {}
+            Call::Idle(is_idle) => match node.body {
+                Body::Operator(_) => self.run(index, Unfinished::Call, |operator, out| {
+                    operator.on_idle(is_idle, out).map(|()| Progress::Done)
+                }),
+                Body::Source | Body::Sink(_) => self.output(index).idle(is_idle),
+            },
+            Call::Split(event) => {
+                if matches!(node.body, Body::Operator(_)) {
+                    self.run(index, Unfinished::Call, |operator, out| operator.on_split(event, out));
+                }
+            }
+            Call::End if node.has_ended => {}
+            Call::End => {
+                node.has_ended = true;
+                match node.body {
+                    Body::Operator(_) => self.run(index, Unfinished::End, |operator, out| operator.on_end(out)),
+                    Body::Source => self.pass_end(index),
+                    Body::Sink(_) => self.pending.push_back(Pending::SinkEnd { node: index }),
+                }
+            }
+        }
+    }
+
+    fn run(
+        &mut self,
+        index: usize,
+        kind: Unfinished,
+        call: impl FnOnce(&mut dyn Operator, &mut dyn Output) -> Result<Progress, OperatorError>,
+    ) {
+        let Body::Operator(slot) = &mut self.nodes[index].body else { return };
+        let Some(mut operator) = slot.take() else {
+            let uid = &self.nodes[index].uid;
+            self.error =
+                Some(TaskError::internal("internal", format!("operator '{uid}' was called within its own call")));
+            return;
+        };
+        let progress = call(operator.as_mut(), &mut self.output(index));
+        if let Body::Operator(slot) = &mut self.nodes[index].body {
+            *slot = Some(operator);
+        }
+        match progress {
+            Ok(Progress::More) => self.nodes[index].unfinished = Some(kind),
+            Ok(Progress::Done) if kind == Unfinished::End => self.pass_end(index),
+            Ok(Progress::Done) => {}
+            Err(error) => {
+                let error = TaskError::of_operator(&self.nodes[index].uid, &error);
+                self.error.get_or_insert(error);
+            }
+        }
+    }
+
+    fn pass_end(&mut self, index: usize) {
+        self.to_edges(index, &StreamElement::EndOfInput);
+        self.to_children(index, || Call::End);
+    }
+
+    fn to_edges(&mut self, index: usize, element: &StreamElement) {
+        for edge in &self.nodes[index].edges {
+            self.pending.push_back(Pending::Edge(*edge, element.clone()));
+        }
+    }
+
+    fn to_children(&mut self, index: usize, call: impl Fn() -> Call) {
+        for place in 0..self.nodes[index].children.len() {
+            let child = self.nodes[index].children[place];
+            self.call(child, call());
+        }
+    }
+}
+
+impl Node {
+    fn new(planned: &PlannedOperator, body: Body, metrics: Arc<OperatorMetrics>) -> Self {
+        let (mut children, mut edges) = (Vec::new(), Vec::new());
+        for route in &planned.routes {
+            match route.target {
+                Target::Operator { index, .. } if !children.contains(&index) => children.push(index),
+                Target::Edge(edge) if !edges.contains(&edge) => edges.push(edge),
+                _ => {}
+            }
+        }
+        Node {
+            uid: planned.uid.clone(),
+            metrics,
+            body,
+            routes: planned.routes.iter().map(|route| (route.output, route.target)).collect(),
+            children,
+            edges,
+            watermark_in: EventTime::MIN,
+            watermark_out: EventTime::MIN,
+            is_idle: false,
+            has_ended: false,
+            unfinished: None,
+            inbox: VecDeque::new(),
+            bad_log: BadLog::default(),
+        }
+    }
+}
+
+/// The output of one operator of the chain.
+struct ChainOutput<'a> {
+    chain: &'a mut Chain,
+    node: usize,
+}
+
+impl Output for ChainOutput<'_> {
+    fn emit_to(&mut self, tag: OutputTag, batch: Batch) {
+        let rows = batch.num_rows();
+        if rows == 0 {
+            return;
+        }
+        let node = &self.chain.nodes[self.node];
+        let bytes = if node.routes.is_empty() && tag != OutputTag::Main { 0 } else { batch.size_bytes() };
+        match tag {
+            OutputTag::Main => {
+                OperatorMetrics::add(&node.metrics.records_out, rows);
+                OperatorMetrics::add(&node.metrics.bytes_out, bytes);
+                OperatorMetrics::add(&node.metrics.batches_out, 1);
+            }
+            OutputTag::Late => OperatorMetrics::add(&node.metrics.late_records, rows),
+            OutputTag::DeadLetter | OutputTag::Raw => {}
+        }
+        for place in 0..node.routes.len() {
+            match self.chain.nodes[self.node].routes[place] {
+                (of, Target::Operator { index, input }) if of == tag => {
+                    self.chain.call(index, Call::Batch { input, batch: batch.clone(), bytes });
+                }
+                (of, Target::Edge(edge)) if of == tag => {
+                    self.chain.pending.push_back(Pending::Edge(edge, StreamElement::Batch(batch.clone())));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn bad(&mut self, bad: Vec<BadRecord>) {
+        let Some(first) = bad.first() else { return };
+        let (wall_us, now) = (self.chain.clock.wall_unix_us(), self.chain.clock.monotonic());
+        let subtask = self.chain.subtask;
+        let node = &mut self.chain.nodes[self.node];
+        OperatorMetrics::add(&node.metrics.bad_records, bad.len());
+        if let Some(suppressed) = node.bad_log.on_bad(bad.len(), now) {
+            tracing::warn!(
+                operator = %node.uid, subtask, code = first.code, source = first.source.as_deref(),
+                position = first.position, suppressed, "bad record: {}", first.message
+            );
+        }
+        if self.is_connected(OutputTag::DeadLetter) {
+            let records = BadRecord::to_records(self.chain.nodes[self.node].uid.as_str(), &bad);
+            self.emit_to(OutputTag::DeadLetter, Batch::new(records, wall_us));
+        }
+    }
+
+    fn is_connected(&self, tag: OutputTag) -> bool {
+        self.chain.nodes[self.node].routes.iter().any(|(of, _)| *of == tag)
+    }
+
+    fn watermark(&mut self, watermark: EventTime) {
+        let node = &mut self.chain.nodes[self.node];
+        if watermark <= node.watermark_out {
+            return;
+        }
+        node.watermark_out = watermark;
+        node.metrics.watermark_out.store(watermark.0, Relaxed);
+        self.chain.to_edges(self.node, &StreamElement::Watermark(watermark));
+        self.chain.to_children(self.node, || Call::Watermark(watermark));
+    }
+
+    fn idle(&mut self, is_idle: bool) {
+        let node = &mut self.chain.nodes[self.node];
+        if is_idle == node.is_idle {
+            return;
+        }
+        node.is_idle = is_idle;
+        let element = if is_idle { StreamElement::Idle } else { StreamElement::Active };
+        self.chain.to_edges(self.node, &element);
+        self.chain.to_children(self.node, || Call::Idle(is_idle));
+    }
+
+    fn split(&mut self, event: SplitEvent) {
+        self.chain.to_children(self.node, || Call::Split(event));
+    }
+}

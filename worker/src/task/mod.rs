@@ -1,0 +1,14 @@
+//! Tasks: one subtask's chain of operators, the loop that drives it, and its counters.
+
+pub mod bad_log;
+pub mod build;
+pub mod chain;
+pub mod counters;
+pub mod operator_task;
+pub mod runner;
+pub mod source_task;
+pub mod supervise;
+
+pub use build::{Environment, SourcePart, TaskParts};
+pub use counters::{TaskCounters, TaskKey};
+pub use supervise::{Outcome, StopMode};

@@ -1,0 +1,158 @@
+//! What both task loops share: the chain with its edges and sinks. Sends what leaves the chain before the chain gets
+//! anything new, in order.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use futures::FutureExt;
+use weir_core::{Clock, EdgeId, OperatorUid};
+use weir_operator_api::{Committable, SinkReport, SinkWriter};
+
+use super::chain::{Chain, Pending};
+use super::counters::{Doing, TaskCounters};
+use crate::error::TaskError;
+use crate::output::EdgeWriter;
+
+/// How often the size of the state is asked for.
+const STATE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// One open sink of a task.
+pub struct Sink {
+    /// Its name.
+    pub uid: OperatorUid,
+    /// Its writer.
+    pub writer: Box<dyn SinkWriter>,
+}
+
+/// What a finished task leaves to be committed.
+#[derive(Debug, Default)]
+pub struct Prepared {
+    /// Output that waits for the job's commit.
+    pub committables: Vec<Committable>,
+    /// Totals of each sink.
+    pub totals: Vec<(OperatorUid, SinkReport)>,
+}
+
+/// The chain of a task with everything it writes to.
+pub struct Runner {
+    /// The operators.
+    pub chain: Chain,
+    /// Open sinks, by the numbers the chain uses.
+    pub sinks: Vec<Sink>,
+    /// Edges by id.
+    pub writers: BTreeMap<EdgeId, EdgeWriter>,
+    /// Counters of the task.
+    pub counters: Arc<TaskCounters>,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// Longest wait of a row, and of a sink that may be watched by a person.
+    pub flush_interval: Duration,
+    /// When the sinks are to be flushed, if they have got rows since.
+    pub sinks_due: Option<Duration>,
+    /// When the size of the state is asked for next.
+    pub state_due: Duration,
+}
+
+impl Runner {
+    /// Sends everything that follows from the last call of the chain, however many steps that takes.
+    pub async fn settle(&mut self) -> Result<(), TaskError> {
+        loop {
+            while let Some(pending) = self.chain.pop() {
+                self.deliver(pending).await?;
+            }
+            if !self.chain.advance()? {
+                break;
+            }
+            // Ten million windows that fire at once do not keep other tasks from the thread.
+            tokio::task::yield_now().await;
+        }
+        self.look_at_state();
+        Ok(())
+    }
+
+    async fn deliver(&mut self, pending: Pending) -> Result<(), TaskError> {
+        match pending {
+            Pending::Edge(edge, element) => {
+                let Some(writer) = self.writers.get_mut(&edge) else {
+                    return Err(TaskError::internal("internal", format!("edge {edge} has no writer in this task")));
+                };
+                let write = writer.write(element, self.clock.monotonic());
+                self.counters.watch(Doing::BackPressured, write).await
+            }
+            Pending::Sink { sink, node, batch } => {
+                let Sink { uid, writer } = &mut self.sinks[sink];
+                let written = self.counters.watch(Doing::BackPressured, writer.write(batch)).await;
+                self.sinks_due = Some(self.clock.monotonic() + self.flush_interval);
+                let bad = written.map_err(|error| TaskError::of_operator(uid, &error))?;
+                self.chain.bad(node, bad)
+            }
+            Pending::SinkEnd { node } => {
+                self.chain.sink_ended(node);
+                Ok(())
+            }
+        }
+    }
+
+    fn look_at_state(&mut self) {
+        let now = self.clock.monotonic();
+        if now >= self.state_due {
+            self.state_due = now + STATE_INTERVAL;
+            self.counters.state_bytes.store(self.chain.state_bytes() as u64, Relaxed);
+        }
+    }
+
+    /// When [`Runner::flush_due`] has something to do, if nothing else happens before.
+    pub fn deadline(&self) -> Option<Duration> {
+        self.writers.values().filter_map(EdgeWriter::deadline).chain(self.sinks_due).min()
+    }
+
+    /// Sends rows that have waited long enough.
+    pub async fn flush_due(&mut self) -> Result<(), TaskError> {
+        let now = self.clock.monotonic();
+        if self.deadline().is_none_or(|deadline| deadline > now) {
+            return Ok(());
+        }
+        for writer in self.writers.values_mut() {
+            self.counters.watch(Doing::BackPressured, writer.flush_due(now)).await?;
+        }
+        if self.sinks_due.is_some_and(|due| due <= now) {
+            self.sinks_due = None;
+            for Sink { uid, writer } in &mut self.sinks {
+                let flushed = self.counters.watch(Doing::BackPressured, writer.flush()).await;
+                flushed.map_err(|error| TaskError::of_operator(uid, &error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until [`Runner::flush_due`] has something to do; for ever when nothing waits.
+    pub async fn wait_for_deadline(deadline: Option<Duration>, clock: &dyn Clock) {
+        match deadline {
+            Some(deadline) => clock.sleep(deadline.saturating_sub(clock.monotonic())).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// All input is processed: makes the output of all sinks ready for the commit.
+    pub async fn prepare(&mut self) -> Result<Prepared, TaskError> {
+        let mut prepared = Prepared::default();
+        for Sink { uid, writer } in &mut self.sinks {
+            let committables = self.counters.watch(Doing::BackPressured, writer.prepare()).await;
+            prepared.committables.extend(committables.map_err(|error| TaskError::of_operator(uid, &error))?);
+            prepared.totals.push((uid.clone(), writer.report()));
+        }
+        Ok(prepared)
+    }
+
+    /// The attempt is over without a commit: sinks remove what they wrote, each even if another one panics.
+    pub async fn abort(&mut self) {
+        for Sink { uid, writer } in &mut self.sinks {
+            let aborted = std::panic::AssertUnwindSafe(writer.abort()).catch_unwind().await;
+            if let Err(payload) = aborted {
+                tracing::error!(operator = %uid, "sink panicked while it removed its output: {}", TaskError::panic(payload.as_ref()));
+            }
+        }
+    }
+}
