@@ -3,9 +3,14 @@
 //! Only the wiring of the two planes names this crate; everyone else meets its connectors through the contracts of
 //! `weir-operator-api`. It must not know job graphs, tasks or placement, and the folders must not know each other.
 
+pub mod blackhole;
+pub mod console;
+pub mod files;
 pub mod fleet;
 pub mod format;
+pub mod hash;
 pub mod nexmark;
+pub mod nothing;
 pub mod pace;
 
 use weir_operator_api::Registry;

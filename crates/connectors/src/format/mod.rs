@@ -35,7 +35,8 @@ pub struct BadText {
 /// Decodes records from blocks of text into rows of one schema.
 pub trait Decode: Send {
     /// Reads whole records of `block` from `place` on, until `rows_max` rows are buffered, or the block ends, or the
-    /// buffered rows are so large that they should be taken. A block ends at the end of a record or of the input.
+    /// buffered rows are so large that they should be taken, or [`BAD_TEXTS_MAX`] texts are bad. A block ends at the end
+    /// of a record or of the input.
     fn decode(&mut self, block: &[u8], place: &mut Place, rows_max: usize, bad: &mut Vec<BadText>) -> Result<()>;
 
     /// Rows buffered.
@@ -59,6 +60,9 @@ pub trait Encode: Send {
 
 /// Bytes of input after which buffered rows are taken: keeps batches of long records small (offsets are 32 bits).
 pub const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Bad texts after which decoding pauses, so that a file full of them does not fill the memory.
+pub const BAD_TEXTS_MAX: usize = 1_000;
 
 /// Says which columns a text format cannot read, as (column, reason).
 pub fn unreadable_columns(schema: &Schema) -> Vec<(String, String)> {

@@ -433,6 +433,18 @@ pub fn list_range(array: &ListArray, row: usize) -> std::ops::Range<usize> {
     offsets[row] as usize..offsets[row + 1] as usize
 }
 
+/// Whether values of a type have a text.
+pub fn can_write(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::List(item) => can_write(item.data_type()),
+        DataType::Struct(fields) => fields.iter().all(|field| can_write(field.data_type())),
+        DataType::Boolean | DataType::Utf8 | DataType::Binary | DataType::Date32 => true,
+        DataType::Decimal128(_, _) | DataType::Float32 | DataType::Float64 => true,
+        DataType::Timestamp(_, _) => true,
+        other => other.is_signed_integer() || nearest_type(other).is_some_and(|nearest| can_write(&nearest)),
+    }
+}
+
 fn nearest_type(data_type: &DataType) -> Option<DataType> {
     Some(match data_type {
         DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,

@@ -17,7 +17,7 @@ use weir_operator_api::{OperatorError, Result};
 
 use super::record::{quoted_end, record_end};
 use crate::format::column::Column;
-use crate::format::{BATCH_BYTES_MAX, BadText, Decode, Place, text};
+use crate::format::{BAD_TEXTS_MAX, BATCH_BYTES_MAX, BadText, Decode, Place, text};
 
 /// Code of records that are not of the schema.
 const CODE: &str = "bad-record-csv";
@@ -184,7 +184,7 @@ impl Decoder {
 
 impl Decode for Decoder {
     fn decode(&mut self, block: &[u8], place: &mut Place, rows_max: usize, bad: &mut Vec<BadText>) -> Result<()> {
-        while place.at < block.len() && self.rows < rows_max && !self.is_large() {
+        while place.at < block.len() && self.rows < rows_max && !self.is_large() && bad.len() < BAD_TEXTS_MAX {
             let rest = &block[place.at..];
             // Without an end it is the last record, or its quotes are never closed: then its first line is taken alone.
             let end = self.record_end(rest).unwrap_or_else(|| {

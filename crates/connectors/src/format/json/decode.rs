@@ -20,7 +20,7 @@ use super::scan::{
     string_end, unescape,
 };
 use crate::format::column::{Column, Lists, Rows};
-use crate::format::{BATCH_BYTES_MAX, BadText, Decode, Place, text};
+use crate::format::{BAD_TEXTS_MAX, BATCH_BYTES_MAX, BadText, Decode, Place, text};
 
 /// Code of lines that are no records of the schema.
 const CODE: &str = "bad-record-json";
@@ -196,7 +196,7 @@ impl Decode for Decoder {
     fn decode(&mut self, block: &[u8], place: &mut Place, rows_max: usize, bad: &mut Vec<BadText>) -> Result<()> {
         // Most blocks are ASCII, which is UTF-8: one look over some lines spares each of them its own.
         let (mut looked_until, mut is_ascii) = (0, false);
-        while place.at < block.len() && self.rows < rows_max && !self.is_large() {
+        while place.at < block.len() && self.rows < rows_max && !self.is_large() && bad.len() < BAD_TEXTS_MAX {
             let rest = &block[place.at..];
             let len = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
             // A line is almost never blank; its first byte tells at once.

@@ -10,15 +10,15 @@
 
 /// Why a text is no record, and at which byte of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub(super) struct Fault {
     /// What is wrong.
-    pub reason: &'static str,
+    pub(super) reason: &'static str,
     /// Where, from the start of the line.
-    pub at: usize,
+    pub(super) at: usize,
 }
 
 /// Result of scanning.
-pub type Scan<T> = Result<T, Fault>;
+pub(super) type Scan<T> = Result<T, Fault>;
 
 #[cold]
 pub(super) fn fault<T>(reason: &'static str, at: usize) -> Scan<T> {
@@ -33,7 +33,7 @@ const HIGHS: u64 = 0x8080_8080_8080_8080;
 
 /// The byte at a place; a newline past the end.
 #[inline(always)]
-pub fn byte(bytes: &[u8], at: usize) -> u8 {
+pub(super) fn byte(bytes: &[u8], at: usize) -> u8 {
     bytes.get(at).copied().unwrap_or(b'\n')
 }
 
@@ -45,7 +45,7 @@ fn word(bytes: &[u8], at: usize) -> Option<u64> {
 
 /// The place of the next byte that is not white space within the line.
 #[inline(always)]
-pub fn skip_space(bytes: &[u8], mut at: usize) -> usize {
+pub(super) fn skip_space(bytes: &[u8], mut at: usize) -> usize {
     while matches!(byte(bytes, at), b' ' | b'\t' | b'\r') {
         at += 1;
     }
@@ -54,18 +54,18 @@ pub fn skip_space(bytes: &[u8], mut at: usize) -> usize {
 
 /// A string: from where it was asked for, its content ends at `end` (where the closing quote is).
 #[derive(Clone, Copy, Debug)]
-pub struct Quoted {
+pub(super) struct Quoted {
     /// Place of the closing quote.
-    pub end: usize,
+    pub(super) end: usize,
     /// Whether the content has escapes.
-    pub has_escapes: bool,
+    pub(super) has_escapes: bool,
 }
 
 /// Finds the end of a string whose content starts at `at`.
 ///
 /// **Errors**: a control character, or the line ends first. Escapes are not checked; see [`unescape`].
 #[inline]
-pub fn string_end(bytes: &[u8], mut at: usize) -> Scan<Quoted> {
+pub(super) fn string_end(bytes: &[u8], mut at: usize) -> Scan<Quoted> {
     let mut has_escapes = false;
     loop {
         while let Some(word) = word(bytes, at) {
@@ -107,7 +107,7 @@ fn hex(bytes: &[u8], at: usize) -> Option<u32> {
 /// Gives the pieces of a string's content with escapes resolved.
 ///
 /// **Errors**: an escape that JSON does not know, or half a surrogate pair.
-pub fn unescape(bytes: &[u8], start: usize, end: usize, mut push: impl FnMut(&[u8])) -> Scan<()> {
+pub(super) fn unescape(bytes: &[u8], start: usize, end: usize, mut push: impl FnMut(&[u8])) -> Scan<()> {
     let content = &bytes[..end];
     let mut at = start;
     while at < end {
@@ -189,7 +189,7 @@ fn digits(bytes: &[u8], mut at: usize, mut value: u64) -> (u64, usize) {
 /// The place after a number.
 ///
 /// **Errors**: not a number by JSON's grammar.
-pub fn number_end(bytes: &[u8], start: usize) -> Scan<usize> {
+pub(super) fn number_end(bytes: &[u8], start: usize) -> Scan<usize> {
     let first = start + usize::from(byte(bytes, start) == b'-');
     let (_, mut at) = digits(bytes, first, 0);
     if at == first {
@@ -219,7 +219,7 @@ pub fn number_end(bytes: &[u8], start: usize) -> Scan<usize> {
 
 /// Reads a whole number: it and the place after it.
 #[inline]
-pub fn integer(bytes: &[u8], start: usize) -> Scan<(i64, usize)> {
+pub(super) fn integer(bytes: &[u8], start: usize) -> Scan<(i64, usize)> {
     let negative = byte(bytes, start) == b'-';
     let first = start + usize::from(negative);
     let (value, end) = digits(bytes, first, 0);
@@ -260,7 +260,7 @@ const EXACT_TENS: [f64; 23] = [
 ///
 /// **Source**: W. D. Clinger, "How to Read Floating Point Numbers Accurately", 1990.
 #[inline]
-pub fn float(bytes: &[u8], start: usize) -> Scan<(f64, usize)> {
+pub(super) fn float(bytes: &[u8], start: usize) -> Scan<(f64, usize)> {
     let negative = byte(bytes, start) == b'-';
     let first = start + usize::from(negative);
     let (whole, point) = digits(bytes, first, 0);
@@ -291,7 +291,7 @@ fn float_slowly(bytes: &[u8], start: usize) -> Scan<(f64, usize)> {
 }
 
 /// Reads a number as a single-precision float, rounded once from its text.
-pub fn float32(bytes: &[u8], start: usize) -> Scan<(f32, usize)> {
+pub(super) fn float32(bytes: &[u8], start: usize) -> Scan<(f32, usize)> {
     let end = number_end(bytes, start)?;
     match fast_float2::parse::<f32, _>(&bytes[start..end]) {
         Ok(number) if number.is_finite() => Ok((number, end)),
@@ -301,12 +301,12 @@ pub fn float32(bytes: &[u8], start: usize) -> Scan<(f32, usize)> {
 
 /// The place after a word like `null`.
 #[inline]
-pub fn literal(bytes: &[u8], at: usize, text: &'static [u8], reason: &'static str) -> Scan<usize> {
+pub(super) fn literal(bytes: &[u8], at: usize, text: &'static [u8], reason: &'static str) -> Scan<usize> {
     if bytes.get(at..at + text.len()) == Some(text) { Ok(at + text.len()) } else { fault(reason, at) }
 }
 
 /// The place after any value; its grammar is checked, numbers may be of any size.
-pub fn skip_value(bytes: &[u8], mut at: usize) -> Scan<usize> {
+pub(super) fn skip_value(bytes: &[u8], mut at: usize) -> Scan<usize> {
     // One bit per open level: 1 for an object, 0 for an array.
     let (mut levels, mut depth) = (0u128, 0u32);
     loop {
@@ -386,7 +386,7 @@ fn skip_key(bytes: &[u8], at: usize) -> Scan<usize> {
 
 /// The place of the value after the colon that must follow a key.
 #[inline]
-pub fn colon(bytes: &[u8], at: usize) -> Scan<usize> {
+pub(super) fn colon(bytes: &[u8], at: usize) -> Scan<usize> {
     let at = skip_space(bytes, at);
     if byte(bytes, at) != b':' {
         return fault("expected a colon after the field name", at);

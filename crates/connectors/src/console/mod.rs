@@ -1,0 +1,5 @@
+//! The console: the sink `print`.
+
+mod print;
+
+pub use print::PrintSink;
