@@ -17,5 +17,22 @@ use weir_operator_api::Registry;
 
 /// All sources and sinks that come with Weir, by kind.
 pub fn registry() -> Registry {
-    Registry::default().with_source(fleet::FleetSource).with_source(nexmark::NexmarkSource)
+    Registry::default()
+        .with_source(files::FileSource)
+        .with_source(fleet::FleetSource)
+        .with_source(nexmark::NexmarkSource)
+        .with_sink(blackhole::BlackholeSink)
+        .with_sink(console::PrintSink)
+        .with_sink(files::FileSink)
+        .with_sink(hash::HashSink)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_connector_is_registered() {
+        let registry = super::registry();
+        assert_eq!(registry.source_kinds(), ["file_source", "fleet", "nexmark"]);
+        assert_eq!(registry.sink_kinds(), ["blackhole", "file_sink", "hash", "print"]);
+    }
 }

@@ -11,7 +11,6 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression as ParquetCompression, ZstdLevel};
-use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 use weir_core::Value;
 use weir_operator_api::{OperatorError, Result};
@@ -140,14 +139,9 @@ impl Part {
         let path = self.paths.in_progress.clone();
         let file = match self.body {
             Body::Text(writer) => writer.finish().map_err(|error| sink_io("write", &path, error))?,
-            Body::Parquet(writer) => into_file(*writer).map_err(|error| sink_io("write", &path, error))?,
+            Body::Parquet(writer) => writer.into_inner().map_err(|error| sink_io("write", &path, error))?,
         };
         file.sync_all().map_err(|error| sink_io("sync", &path, error))?;
         Ok(self.paths)
     }
-}
-
-fn into_file(mut writer: ArrowWriter<File>) -> std::result::Result<File, ParquetError> {
-    writer.finish()?;
-    writer.into_inner()
 }
