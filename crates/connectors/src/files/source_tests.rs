@@ -244,17 +244,22 @@ fn dropped_calls_lose_no_row() {
     let path = directory.path().join("a.json");
     std::fs::write(&path, lines(0..50_000)).expect("writes");
     let settings = settings(&path, &[]);
-    runtime().block_on(async {
+    let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().expect("a runtime");
+    runtime.block_on(async {
         let splits = splits(&settings, 1).await.expect("lists");
         let mut reader = FileSource.reader(context(&settings, splits, 1000)).await.expect("opens");
+        // The only thread that may block is held until a call was dropped, so at least one is.
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let holder = tokio::task::spawn_blocking(move || held.recv());
         let (mut rows, mut dropped) = (0, 0);
         loop {
-            // A future that is ready at once wins whenever the reader has to wait: the call is dropped half-way.
             let event = tokio::select! {
                 biased;
                 event = reader.next() => event.expect("reads"),
-                () = tokio::task::yield_now() => {
+                () = std::future::ready(()) => {
                     dropped += 1;
+                    release.send(()).ok();
+                    tokio::task::yield_now().await;
                     continue;
                 }
             };
@@ -266,6 +271,7 @@ fn dropped_calls_lose_no_row() {
         }
         assert_eq!(rows, 50_000);
         assert!(dropped > 0, "the test must have dropped a call");
+        holder.await.expect("ends").ok();
     });
 }
 
