@@ -28,7 +28,7 @@ use crate::task::counters::OperatorCounters;
 use crate::task::supervise::{Milestone, Outcome, Signals, StopMode, supervise};
 use crate::task::{SourcePart, TaskCounters, TaskKey, TaskParts};
 
-/// Jobs whose greatest token is remembered; beyond it the oldest id is forgotten.
+/// Jobs whose greatest token is remembered; beyond it the least id is forgotten.
 const JOBS_REMEMBERED: usize = 16 * 1024;
 
 /// The greatest token seen per job; outlives sessions.

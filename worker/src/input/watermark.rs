@@ -147,7 +147,7 @@ mod tests {
         assert!(valve.on_end(1).has_ended);
     }
 
-    /// Carries d1 of the failure list: every sequence of five events over three channels, against what must hold.
+    /// Carries d1 of the failure list: every sequence of four events over three channels, against what must hold.
     #[test]
     fn d1_watermark_is_never_lost_nor_goes_back_exhaustively() {
         let events = [

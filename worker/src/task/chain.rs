@@ -407,3 +407,7 @@ impl Output for ChainOutput<'_> {
         self.chain.to_children(self.node, || Call::Split(event));
     }
 }
+
+#[cfg(test)]
+#[path = "chain_tests.rs"]
+mod tests;
