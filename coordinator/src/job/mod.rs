@@ -1,0 +1,12 @@
+//! Jobs: how one is accepted, lives and ends. One master task per job; what it decides stands in pure files.
+
+pub(crate) mod archive;
+pub(crate) mod counters;
+pub(crate) mod failure;
+pub mod lifecycle;
+pub(crate) mod master;
+pub mod publication;
+pub(crate) mod record;
+pub mod state;
+pub(crate) mod submit;
+pub(crate) mod table;

@@ -1,0 +1,3 @@
+//! What happens when something is lost. So far: who is dead.
+
+pub mod detector;

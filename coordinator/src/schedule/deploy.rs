@@ -1,0 +1,76 @@
+//! From a placement to the deployment order of each worker. Pure.
+
+use std::collections::BTreeMap;
+
+use weir_core::{OperatorUid, WorkerId};
+use weir_graph::JobPlan;
+use weir_graph::plan::PlannedRole;
+use weir_operator_api::Split;
+use weir_proto::v1;
+
+use crate::job::state::TaskKey;
+use crate::splits::assign::deal;
+use crate::wire;
+
+/// What is deployed, whatever the placement.
+pub(crate) struct Deployable<'a> {
+    /// The plan.
+    pub(crate) plan: &'a JobPlan,
+    /// The same as it travels.
+    pub(crate) wire_plan: &'a v1::JobPlan,
+    /// Splits of every source.
+    pub(crate) splits: &'a BTreeMap<OperatorUid, Vec<Split>>,
+    /// Whose.
+    pub(crate) token: &'a v1::FencingToken,
+}
+
+/// The order for each worker that has a task.
+pub(crate) fn orders(
+    deployable: &Deployable<'_>,
+    placement: &BTreeMap<TaskKey, WorkerId>,
+    data_addresses: &BTreeMap<WorkerId, String>,
+) -> BTreeMap<WorkerId, v1::Deploy> {
+    let location = |(task, worker): (&TaskKey, &WorkerId)| v1::TaskLocation {
+        task: Some((*task).into()),
+        worker: worker.0.clone(),
+        data_address: data_addresses.get(worker).cloned().unwrap_or_default(),
+    };
+    let locations: Vec<v1::TaskLocation> = placement.iter().map(location).collect();
+    let mut orders = BTreeMap::new();
+    for (task, worker) in placement {
+        let order = orders.entry(worker.clone()).or_insert_with(|| v1::Deploy {
+            token: Some(deployable.token.clone()),
+            plan: Some(deployable.wire_plan.clone()),
+            locations: locations.clone(),
+            tasks: Vec::new(),
+            splits: Vec::new(),
+        });
+        order.tasks.push((*task).into());
+    }
+    for (task, assignment) in assignments(deployable) {
+        if let Some(order) = placement.get(&task).and_then(|worker| orders.get_mut(worker)) {
+            order.splits.push(assignment);
+        }
+    }
+    orders
+}
+
+fn assignments(deployable: &Deployable<'_>) -> Vec<(TaskKey, v1::SplitAssignment)> {
+    let mut assignments = Vec::new();
+    for vertex in &deployable.plan.vertices {
+        for source in vertex.operators.iter().filter(|operator| operator.role == PlannedRole::Source) {
+            let splits = deployable.splits.get(&source.uid).map(Vec::as_slice).unwrap_or_default();
+            for (subtask, share) in (0..).zip(deal(splits, vertex.parallelism)) {
+                let task = TaskKey::new(vertex.id.0, subtask);
+                let assignment = v1::SplitAssignment {
+                    task: Some(task.into()),
+                    operator: source.uid.0.clone(),
+                    split_count: splits.len() as u32,
+                    splits: share.iter().map(wire::split).collect(),
+                };
+                assignments.push((task, assignment));
+            }
+        }
+    }
+    assignments
+}
