@@ -1,0 +1,250 @@
+//! The arguments of `weir`, as clap reads them. Verbs and flags are Flink's where Flink has them.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use weir_graph::limits::PARALLELISM_MAX;
+
+/// Address at which a coordinator is looked for, and served, when nothing is said.
+pub const COORDINATOR_DEFAULT: &str = "127.0.0.1:6123";
+/// Address of a coordinator's metrics when nothing is said.
+pub const HTTP_DEFAULT: &str = "127.0.0.1:8081";
+
+/// Weir, a distributed stream processor.
+#[derive(Parser, Debug)]
+#[command(name = "weir", version, about, propagate_version = true)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Form of the log on standard error.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// What is logged: error, warn, info, debug, trace, or a filter as in RUST_LOG (which it replaces). Default: info
+    /// for servers, warn for everything else.
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// The commands.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Submit a job and follow it to its end.
+    Run(RunOptions),
+    /// List the jobs of a cluster.
+    List(Target),
+    /// Show one job: its operators, counters and failure.
+    Info(JobOptions),
+    /// End a job now; nothing more is published.
+    Cancel(JobOptions),
+    /// End the sources of a job; what is under way is processed and published.
+    Stop(StopOptions),
+    /// Check the form of a job file without a cluster.
+    Validate(JobFile),
+    /// Run a cluster in this process; or one job in it, to its end.
+    Local(Local),
+    /// Run a coordinator.
+    Coordinator(CoordinatorOptions),
+    /// Run a worker.
+    Worker(WorkerOptions),
+}
+
+impl Command {
+    /// Whether the command stays up and logs what it does.
+    pub fn is_server(&self) -> bool {
+        matches!(self, Command::Coordinator(_) | Command::Worker(_) | Command::Local(Local { command: None, .. }))
+    }
+}
+
+/// Which cluster.
+#[derive(Args, Debug)]
+pub struct Target {
+    /// The coordinator's address.
+    #[arg(short = 'm', long = "coordinator", value_name = "HOST:PORT", default_value = COORDINATOR_DEFAULT)]
+    pub coordinator: String,
+}
+
+/// A job file and its values.
+#[derive(Args, Debug)]
+pub struct JobFile {
+    /// The job: YAML or JSON (docs/job-graph.md).
+    pub file: PathBuf,
+    /// Subtasks of each operator that sets no parallelism: sets parallelism.default.
+    #[arg(short = 'p', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(PARALLELISM_MAX)))]
+    pub parallelism: Option<u32>,
+    /// Fills ${name} in the job file, or sets a configuration key (docs/operating/configuration.md).
+    #[arg(short = 'D', value_name = "NAME=VALUE", value_parser = definition)]
+    pub definitions: Vec<(String, String)>,
+}
+
+/// Arguments of `weir run`.
+#[derive(Args, Debug)]
+pub struct RunOptions {
+    /// Which cluster.
+    #[command(flatten)]
+    pub target: Target,
+    /// Which job.
+    #[command(flatten)]
+    pub job: JobFile,
+    /// Submit only; do not wait for the end.
+    #[arg(short = 'd', long, conflicts_with = "summary")]
+    pub detached: bool,
+    /// Write the job's final counters to this file, as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub summary: Option<PathBuf>,
+}
+
+/// Arguments of `weir info` and `weir cancel`.
+#[derive(Args, Debug)]
+pub struct JobOptions {
+    /// Which cluster.
+    #[command(flatten)]
+    pub target: Target,
+    /// The job's id, or enough of its beginning.
+    pub job: String,
+}
+
+/// Arguments of `weir stop`.
+#[derive(Args, Debug)]
+pub struct StopOptions {
+    /// Which job.
+    #[command(flatten)]
+    pub job: JobOptions,
+    /// Fire open windows, as if all input had come.
+    #[arg(long)]
+    pub drain: bool,
+}
+
+/// Arguments of `weir local`.
+#[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Local {
+    /// Run one job instead of staying up.
+    #[command(subcommand)]
+    pub command: Option<LocalCommand>,
+    /// How to stay up.
+    #[command(flatten)]
+    pub options: LocalOptions,
+}
+
+/// Commands of `weir local`.
+#[derive(Subcommand, Debug)]
+pub enum LocalCommand {
+    /// Run one job to its end; exits with 0 only when it has FINISHED.
+    Run(LocalRunOptions),
+}
+
+/// Arguments of `weir local` that stays up.
+#[derive(Args, Debug)]
+pub struct LocalOptions {
+    /// Where clients reach the cluster; port 0 takes a free one.
+    #[arg(long, value_name = "HOST:PORT", default_value = COORDINATOR_DEFAULT)]
+    pub listen: SocketAddr,
+    /// Where /metrics and /healthz are served; port 0 takes a free one.
+    #[arg(long, value_name = "HOST:PORT", default_value = HTTP_DEFAULT)]
+    pub http: SocketAddr,
+    /// Slots of the cluster: the sum over its jobs of their greatest parallelism.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    pub slots: u32,
+    /// Directory of the cluster's files.
+    #[arg(long, value_name = "DIR", default_value = ".weir/local")]
+    pub data_dir: PathBuf,
+}
+
+/// Arguments of `weir local run`.
+#[derive(Args, Debug)]
+pub struct LocalRunOptions {
+    /// Which job.
+    #[command(flatten)]
+    pub job: JobFile,
+    /// Write the job's final counters to this file, as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub summary: Option<PathBuf>,
+    /// Where /metrics and /healthz are served meanwhile; nowhere by default.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub http: Option<SocketAddr>,
+}
+
+/// Arguments of `weir coordinator`.
+#[derive(Args, Debug)]
+pub struct CoordinatorOptions {
+    /// Where clients and workers reach it; port 0 takes a free one.
+    #[arg(long, value_name = "HOST:PORT", default_value = COORDINATOR_DEFAULT)]
+    pub listen: SocketAddr,
+    /// Where /metrics and /healthz are served; port 0 takes a free one.
+    #[arg(long, value_name = "HOST:PORT", default_value = HTTP_DEFAULT)]
+    pub http: SocketAddr,
+    /// Directory of its files.
+    #[arg(long, value_name = "DIR", default_value = ".weir/coordinator")]
+    pub data_dir: PathBuf,
+}
+
+/// Arguments of `weir worker`.
+#[derive(Args, Debug)]
+pub struct WorkerOptions {
+    /// The coordinator's address.
+    #[arg(short = 'm', long, value_name = "HOST:PORT", default_value = COORDINATOR_DEFAULT)]
+    pub coordinator: String,
+    /// Subtasks of each operator of a job that it takes. Default: one per core.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(PARALLELISM_MAX)))]
+    pub slots: Option<u32>,
+    /// Where other workers reach it; port 0 takes a free one.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0")]
+    pub listen: SocketAddr,
+    /// Where /metrics and /healthz are served; port 0 takes a free one.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0")]
+    pub http: SocketAddr,
+    /// Directory of its files. Default: a temporary one, removed at the end.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+}
+
+fn definition(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("expected NAME=VALUE".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn local_runs_a_job_or_stays_up() {
+        let read = |line: &str| Arguments::try_parse_from(line.split(' ')).expect("right").command;
+        assert!(read("weir local").is_server());
+        assert!(read("weir local --listen 127.0.0.1:0").is_server());
+        let Command::Local(local) = read("weir local run q.yaml -p 4 -D events=10 -D a=b=c --log-level debug") else {
+            panic!("local")
+        };
+        let Some(LocalCommand::Run(run)) = local.command else { panic!("local run") };
+        assert_eq!(run.job.parallelism, Some(4));
+        let definitions = [("events".to_owned(), "10".to_owned()), ("a".to_owned(), "b=c".to_owned())];
+        assert_eq!(run.job.definitions, definitions);
+    }
+
+    #[test]
+    fn wrong_values_are_refused() {
+        for line in ["weir run q.yaml -p 0", "weir run q.yaml -D x", "weir worker --slots 0", "weir info"] {
+            assert!(Arguments::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+}

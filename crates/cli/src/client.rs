@@ -1,0 +1,113 @@
+//! The client side of `weir.v1.JobService`: connecting, finding jobs, and the commands that ask one question.
+
+use std::time::Duration;
+
+use anyhow::{anyhow, bail};
+use tonic::transport::{Channel, Endpoint};
+use weir_proto::v1;
+use weir_proto::v1::job_service_client::JobServiceClient;
+
+use crate::arguments::{JobOptions, StopOptions, Target};
+use crate::output::line;
+use crate::report;
+
+/// A connection to a coordinator.
+pub type Client = JobServiceClient<Channel>;
+
+/// Longest time to wait for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Most bytes of an answer: counters of every subtask of a large job.
+const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Digits of a whole job id.
+const JOB_ID_DIGITS: usize = 32;
+
+/// Connects to the coordinator at `address`, `host:port`.
+///
+/// **Errors**: nobody there, with what to do.
+pub async fn connect(address: &str) -> anyhow::Result<Client> {
+    let address = address.strip_prefix("http://").unwrap_or(address).trim_end_matches('/');
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .map_err(|_| anyhow!("'{address}' is not an address; expected host:port"))?;
+    let channel = endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true).connect().await;
+    let channel = channel.map_err(|error| {
+        anyhow!(error).context(format!(
+            "cannot reach the coordinator at {address}: start one with `weir coordinator`, or name another with -m"
+        ))
+    })?;
+    Ok(JobServiceClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX))
+}
+
+/// What a coordinator's refusal says.
+pub fn refused(status: &tonic::Status) -> anyhow::Error {
+    match status.message() {
+        "" => anyhow!("the coordinator answers {}", status.code()),
+        message => anyhow!("{message}"),
+    }
+}
+
+/// All jobs, newest first.
+pub async fn jobs(client: &mut Client) -> anyhow::Result<Vec<v1::JobSummary>> {
+    let answer = client.list_jobs(v1::ListJobsRequest {}).await.map_err(|status| refused(&status))?;
+    Ok(answer.into_inner().jobs)
+}
+
+/// The whole id of the job whose id begins with `prefix`.
+///
+/// **Errors**: none, or more than one such job.
+pub async fn find_job(client: &mut Client, prefix: &str) -> anyhow::Result<String> {
+    let prefix = prefix.to_ascii_lowercase();
+    if prefix.is_empty() || prefix.len() > JOB_ID_DIGITS || !prefix.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        bail!("'{prefix}' is not a job id: expected up to {JOB_ID_DIGITS} hexadecimal digits; `weir list` shows them");
+    }
+    if prefix.len() == JOB_ID_DIGITS {
+        return Ok(prefix);
+    }
+    let found: Vec<_> = jobs(client).await?.into_iter().filter(|job| job.job_id.starts_with(&prefix)).collect();
+    match &found[..] {
+        [job] => Ok(job.job_id.clone()),
+        [] => bail!("there is no job whose id begins with '{prefix}'; `weir list` shows them"),
+        several => {
+            let ids: Vec<_> = several.iter().map(|job| job.job_id.as_str()).collect();
+            bail!("several jobs begin with '{prefix}': {}", ids.join(", "))
+        }
+    }
+}
+
+/// `weir list`.
+pub async fn list(options: &Target) -> anyhow::Result<()> {
+    let mut client = connect(&options.coordinator).await?;
+    line(&report::list(&jobs(&mut client).await?));
+    Ok(())
+}
+
+/// `weir info`.
+pub async fn info(options: &JobOptions) -> anyhow::Result<()> {
+    let (mut client, job_id) = open(options).await?;
+    let details = client.get_job(v1::GetJobRequest { job_id }).await.map_err(|status| refused(&status))?;
+    line(&report::info(&details.into_inner()));
+    Ok(())
+}
+
+/// `weir cancel`.
+pub async fn cancel(options: &JobOptions) -> anyhow::Result<()> {
+    let (mut client, job_id) = open(options).await?;
+    let request = v1::CancelJobRequest { job_id: job_id.clone() };
+    client.cancel_job(request).await.map_err(|status| refused(&status))?;
+    line(&format!("Cancelling job {job_id}."));
+    Ok(())
+}
+
+/// `weir stop`.
+pub async fn stop(options: &StopOptions) -> anyhow::Result<()> {
+    let (mut client, job_id) = open(&options.job).await?;
+    let request = v1::StopJobRequest { job_id: job_id.clone(), drain: options.drain };
+    client.stop_job(request).await.map_err(|status| refused(&status))?;
+    line(&format!("Stopping job {job_id}."));
+    Ok(())
+}
+
+async fn open(options: &JobOptions) -> anyhow::Result<(Client, String)> {
+    let mut client = connect(&options.target.coordinator).await?;
+    let job_id = find_job(&mut client, &options.job).await?;
+    Ok((client, job_id))
+}

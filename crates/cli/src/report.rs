@@ -1,0 +1,224 @@
+//! Jobs as text for people: `weir list`, `weir info`, and the failure of a job (pure).
+
+use weir_proto::v1;
+
+use crate::output::{bytes, duration_ms, number, wall_ms, watermark_us};
+use crate::table::{Align, Table};
+
+/// Flink's name of a state: `RUNNING`.
+pub fn state_name(state: v1::JobState) -> &'static str {
+    let name = state.as_str_name();
+    name.strip_prefix("JOB_STATE_").unwrap_or(name)
+}
+
+/// Whether a job in this state has ended for good.
+pub fn is_terminal(state: v1::JobState) -> bool {
+    matches!(state, v1::JobState::Failed | v1::JobState::Canceled | v1::JobState::Finished)
+}
+
+/// All jobs: those that live and those that have ended, newest first.
+pub fn list(jobs: &[v1::JobSummary]) -> String {
+    let (ended, living): (Vec<_>, Vec<_>) = jobs.iter().partition(|job| is_terminal(job.state()));
+    let line = |job: &&v1::JobSummary| {
+        let tasks = match is_terminal(job.state()) {
+            true => String::new(),
+            false => format!(", {} of {} tasks running", job.running_task_count, job.task_count),
+        };
+        let submitted = wall_ms(job.submitted_at_unix_ms);
+        format!("{submitted} : {} : {} ({}{tasks})\n", job.job_id, job.name, state_name(job.state()))
+    };
+    let section = |title: &str, none: &str, jobs: &[&v1::JobSummary]| match jobs {
+        [] => format!("{none}\n"),
+        jobs => format!("{title:-^63}\n{}{:-^63}\n", jobs.iter().map(line).collect::<String>(), ""),
+    };
+    section(" Running/Scheduled Jobs ", "No running or scheduled jobs.", &living)
+        + &section(" Terminated Jobs ", "No terminated jobs.", &ended)
+}
+
+/// One job in full.
+pub fn info(job: &v1::JobDetails) -> String {
+    let summary = job.summary.clone().unwrap_or_default();
+    let mut text = format!("Job        {}\nJobID      {}\n", summary.name, summary.job_id);
+    text +=
+        &format!("State      {}, submitted {} UTC", state_name(summary.state()), wall_ms(summary.submitted_at_unix_ms));
+    if let Some(ran) = run_time_ms(&summary) {
+        text += &format!(", ran {}", duration_ms(ran));
+    }
+    text += &format!("\nTasks      {} of {} running\n", summary.running_task_count, summary.task_count);
+    if !job.waiting_for.is_empty() {
+        text += &format!("Waiting    {}\n", job.waiting_for);
+    }
+    text += &format!(
+        "Records    {} from the sources, {} late, {} bad\n",
+        number(job.source_records),
+        number(job.late_records),
+        number(job.bad_records)
+    );
+    for report in &job.reports {
+        let mut totals: Vec<_> = report.totals.iter().map(|(name, total)| format!("{name} {total}")).collect();
+        totals.sort();
+        text += &format!("Sink       {} ({}): {}\n", report.operator, report.kind, totals.join(", "));
+    }
+    if let Some(failure) = &job.failure {
+        text.push('\n');
+        text += &self::failure(failure);
+    }
+    text.push('\n');
+    text + &operators(&job.vertices)
+}
+
+/// From acceptance to end, once it has ended.
+pub fn run_time_ms(summary: &v1::JobSummary) -> Option<u64> {
+    (summary.ended_at_unix_ms > 0).then(|| (summary.ended_at_unix_ms - summary.submitted_at_unix_ms).max(0) as u64)
+}
+
+fn operators(vertices: &[v1::VertexDetails]) -> String {
+    use Align::{Left, Right};
+    let mut table = Table::new(&[
+        ("Vertex", Right),
+        ("Operator", Left),
+        ("Kind", Left),
+        ("Tasks", Right),
+        ("Records in", Right),
+        ("Records out", Right),
+        ("Bytes in", Right),
+        ("Bytes out", Right),
+        ("Late", Right),
+        ("Bad", Right),
+        ("Watermark", Left),
+        ("Busy", Right),
+        ("Idle", Right),
+        ("Backpressured", Right),
+    ]);
+    for vertex in vertices {
+        let metrics = vertex.metrics.clone().unwrap_or_default();
+        for operator in &metrics.operators {
+            let mut row = vec![vertex.vertex_id.to_string(), operator.operator.clone(), operator.kind.clone()];
+            row.push(vertex.parallelism.to_string());
+            row.extend([operator.records_in, operator.records_out].map(number));
+            row.extend([operator.bytes_in, operator.bytes_out].map(bytes));
+            row.extend([operator.late_records, operator.bad_records].map(number));
+            row.push(watermark_us(operator.watermark_out_unix_us));
+            row.extend(shares(&metrics));
+            table.row(row);
+        }
+        if metrics.operators.is_empty() {
+            let mut row = vec![vertex.vertex_id.to_string(), vertex.name.clone(), "-".to_owned()];
+            row.push(vertex.parallelism.to_string());
+            row.resize(14, "-".to_owned());
+            table.row(row);
+        }
+    }
+    table.text()
+}
+
+/// Busy, idle and backpressured shares of a chain's time; operators of one chain share their time.
+fn shares(metrics: &v1::TaskMetrics) -> [String; 3] {
+    let total = metrics.busy_ms + metrics.idle_ms + metrics.back_pressured_ms;
+    [metrics.busy_ms, metrics.idle_ms, metrics.back_pressured_ms].map(|part| match total {
+        0 => "-".to_owned(),
+        total => format!("{:.0} %", part as f64 * 100.0 / total as f64),
+    })
+}
+
+/// A failure: code, place, chain of errors, where to read on.
+pub fn failure(failure: &v1::Failure) -> String {
+    let mut places = Vec::new();
+    if !failure.operator.is_empty() {
+        places.push(format!("operator '{}'", failure.operator));
+    }
+    if !failure.vertex.is_empty() {
+        places.push(format!("subtask {} of '{}'", failure.subtask_index, failure.vertex));
+    }
+    if !failure.worker.is_empty() {
+        places.push(format!("worker {}", failure.worker));
+    }
+    let place = if places.is_empty() { String::new() } else { format!(" in {}", places.join(", ")) };
+    let mut text = format!("Failure    {}{place}, {} UTC\n", failure.code, wall_ms(failure.failed_at_unix_ms));
+    for (depth, link) in failure.chain.iter().enumerate() {
+        let cause = if depth == 0 { "" } else { "caused by: " };
+        text += &format!("             {cause}{link}\n");
+    }
+    text + &format!("             whose fault: {}; what to do: docs/errors/{}.md\n", failure.domain, failure.code)
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+
+    fn summary(state: v1::JobState, ended_at_unix_ms: i64) -> v1::JobSummary {
+        v1::JobSummary {
+            job_id: "00000000000000000000000000000abc".into(),
+            name: "counts".into(),
+            state: state.into(),
+            submitted_at_unix_ms: 1_000,
+            ended_at_unix_ms,
+            running_task_count: 1,
+            task_count: 2,
+        }
+    }
+
+    #[test]
+    fn jobs_are_listed_by_whether_they_live() {
+        expect![[r#"
+            ------------------- Running/Scheduled Jobs --------------------
+            1970-01-01 00:00:01 : 00000000000000000000000000000abc : counts (RUNNING, 1 of 2 tasks running)
+            ---------------------------------------------------------------
+            No terminated jobs.
+        "#]]
+        .assert_eq(&list(&[summary(v1::JobState::Running, 0)]));
+    }
+
+    #[test]
+    fn a_job_is_shown_with_its_operators_and_its_failure() {
+        let operator = v1::OperatorMetrics {
+            operator: "reports".into(),
+            kind: "file_source".into(),
+            records_out: 1_234,
+            bytes_out: 5_000,
+            bad_records: 2,
+            watermark_out_unix_us: i64::MIN,
+            ..Default::default()
+        };
+        let metrics = v1::TaskMetrics { busy_ms: 3, idle_ms: 1, operators: vec![operator], ..Default::default() };
+        let running =
+            v1::VertexDetails { name: "reports".into(), parallelism: 2, metrics: Some(metrics), ..Default::default() };
+        let silent = v1::VertexDetails { vertex_id: 1, name: "out".into(), parallelism: 1, ..Default::default() };
+        let failure = v1::Failure {
+            code: "sink-io".into(),
+            domain: "external".into(),
+            chain: vec!["cannot write 'out.csv'".into(), "no space left".into()],
+            operator: "out".into(),
+            vertex: "out".into(),
+            worker: "w1".into(),
+            failed_at_unix_ms: 2_000,
+            ..Default::default()
+        };
+        let job = v1::JobDetails {
+            summary: Some(summary(v1::JobState::Failed, 13_500)),
+            vertices: vec![running, silent],
+            failure: Some(failure),
+            bad_records: 2,
+            source_records: 1_234,
+            ..Default::default()
+        };
+        expect![[r#"
+            Job        counts
+            JobID      00000000000000000000000000000abc
+            State      FAILED, submitted 1970-01-01 00:00:01 UTC, ran 12.5 s
+            Tasks      1 of 2 running
+            Records    1,234 from the sources, 0 late, 2 bad
+
+            Failure    sink-io in operator 'out', subtask 0 of 'out', worker w1, 1970-01-01 00:00:02 UTC
+                         cannot write 'out.csv'
+                         caused by: no space left
+                         whose fault: external; what to do: docs/errors/sink-io.md
+
+            Vertex  Operator  Kind         Tasks  Records in  Records out  Bytes in  Bytes out  Late  Bad  Watermark  Busy  Idle  Backpressured
+                 0  reports   file_source      2           0        1,234       0 B     5.0 kB     0    2  -          75 %  25 %            0 %
+                 1  out       -                1           -            -         -          -     -    -  -             -     -              -
+        "#]].assert_eq(&info(&job));
+    }
+}
