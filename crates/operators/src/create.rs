@@ -16,7 +16,7 @@ pub fn create(planned: &PlannedOperator, context: OperatorContext) -> Result<Box
     let kind = OperatorKind::read_planned(&planned.kind, planned.uid.as_str(), &planned.settings)
         .map_err(OperatorError::internal)?;
     match kind {
-        OperatorKind::Window(descriptor) => window::create(descriptor, planned.phase, context),
+        OperatorKind::Window(descriptor) => window::create(&descriptor, planned.phase, &context),
         OperatorKind::Filter(descriptor) => filter::create(&descriptor, &context),
         OperatorKind::Project(descriptor) => project::create(&descriptor, &context),
         OperatorKind::FlatMap(descriptor) => flat_map::create(&descriptor, &context),

@@ -1,0 +1,144 @@
+//! Keys with their accumulators: the content of one slice, or of one window that is being emitted.
+
+use arrow_array::ArrayRef;
+use arrow_schema::DataType;
+use weir_operator_api::{OperatorError, Result};
+use weir_state::KeyTable;
+
+use super::accumulator::{Accumulator, Call, Input};
+use super::rows::{Rows, Values};
+
+/// Groups merged in one step: their ids fit a core's first cache.
+const MERGE_ROWS: usize = 4096;
+
+/// What groups are made of.
+#[derive(Clone, Debug)]
+pub(crate) struct Shape {
+    pub(crate) key_types: Vec<DataType>,
+    pub(crate) calls: Vec<Call>,
+}
+
+impl Shape {
+    pub(crate) fn accumulators(&self) -> Result<Accumulators> {
+        let list = self.calls.iter().map(Call::accumulator).collect::<Result<_>>()?;
+        Ok(Accumulators { list, widths: self.calls.iter().map(Call::partial_width).collect() })
+    }
+
+    pub(crate) fn key_table(&self) -> Result<KeyTable> {
+        KeyTable::new(&self.key_types)
+            .map_err(|error| OperatorError::internal("a key column has no table").because(error))
+    }
+
+    pub(crate) fn groups(&self) -> Result<Groups> {
+        Ok(Groups { keys: self.key_table()?, accumulators: self.accumulators()? })
+    }
+}
+
+/// The accumulators of all calls, over the same ids.
+pub(crate) struct Accumulators {
+    list: Vec<Box<dyn Accumulator>>,
+    /// How many columns the partial of each has.
+    widths: Vec<usize>,
+}
+
+impl Accumulators {
+    pub(crate) fn resize(&mut self, groups: usize) {
+        self.list.iter_mut().for_each(|accumulator| accumulator.resize(groups));
+    }
+
+    pub(crate) fn update(&mut self, ids: &[u32], rows: &Rows) -> Result<()> {
+        match &rows.values {
+            Values::Inputs(inputs) => self.update_inputs(ids, inputs, &rows.times),
+            Values::Partials(columns) => {
+                let mut rest = &columns[..];
+                for (accumulator, width) in self.list.iter_mut().zip(&self.widths) {
+                    let (partial, others) = rest.split_at(*width);
+                    accumulator.merge_partial(ids, partial)?;
+                    rest = others;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn update_inputs(&mut self, ids: &[u32], inputs: &[Input], times: &[i64]) -> Result<()> {
+        self.list.iter_mut().zip(inputs).try_for_each(|(accumulator, input)| accumulator.update(ids, input, times))
+    }
+
+    pub(crate) fn merge(&mut self, ids: &[u32], other: &Accumulators, from: &[u32]) -> Result<()> {
+        self.list.iter_mut().zip(&other.list).try_for_each(|(into, other)| into.merge(ids, other.as_ref(), from))
+    }
+
+    pub(crate) fn absorb(&mut self, into: u32, from: u32) -> Result<()> {
+        self.list.iter_mut().try_for_each(|accumulator| accumulator.absorb(into, from))
+    }
+
+    pub(crate) fn reset(&mut self, id: u32) {
+        self.list.iter_mut().for_each(|accumulator| accumulator.reset(id));
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.list.iter_mut().for_each(|accumulator| accumulator.clear());
+    }
+
+    /// The columns of partials, in the order of the calls.
+    pub(crate) fn partials(&self, ids: &[u32]) -> Result<Vec<ArrayRef>> {
+        let mut columns = Vec::new();
+        for accumulator in &self.list {
+            columns.extend(accumulator.partial(ids)?);
+        }
+        Ok(columns)
+    }
+
+    /// The columns of results, in the order of the calls.
+    pub(crate) fn results(&self, ids: &[u32]) -> Result<Vec<ArrayRef>> {
+        self.list.iter().map(|accumulator| accumulator.evaluate(ids)).collect()
+    }
+
+    pub(crate) fn size_bytes(&self) -> usize {
+        self.list.iter().map(|accumulator| accumulator.size_bytes()).sum()
+    }
+}
+
+/// Keys and, by their ids, what was accumulated.
+pub(crate) struct Groups {
+    pub(crate) keys: KeyTable,
+    pub(crate) accumulators: Accumulators,
+}
+
+impl Groups {
+    /// Adds rows; `ids` becomes the group of each.
+    pub(crate) fn add(&mut self, rows: &Rows, ids: &mut Vec<u32>) -> Result<()> {
+        self.keys.intern(&rows.keys, &rows.hashes, ids)?;
+        self.accumulators.resize(self.keys.id_bound());
+        self.accumulators.update(ids, rows)
+    }
+
+    /// Adds all of other groups of the same shape.
+    pub(crate) fn merge(&mut self, other: &Groups) -> Result<()> {
+        let (mut from, mut ids) = (Vec::with_capacity(MERGE_ROWS), Vec::with_capacity(MERGE_ROWS));
+        let end = other.keys.id_bound() as u32;
+        for start in (0..end).step_by(MERGE_ROWS) {
+            from.clear();
+            from.extend(start..end.min(start + MERGE_ROWS as u32));
+            self.keys.intern_table(&other.keys, &from, &mut ids);
+            self.accumulators.resize(self.keys.id_bound());
+            self.accumulators.merge(&ids, &other.accumulators, &from)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Forgets everything and keeps the memory.
+    pub(crate) fn clear(&mut self) {
+        self.keys.clear();
+        self.accumulators.clear();
+    }
+
+    pub(crate) fn size_bytes(&self) -> usize {
+        self.keys.size_bytes() + self.accumulators.size_bytes()
+    }
+}

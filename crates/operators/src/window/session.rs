@@ -1,0 +1,250 @@
+//! Session windows: runs of rows of one key no further than a gap apart. A batch is first joined into runs
+//! ([`super::runs`]), runs are placed into sessions ([`super::session_store`]), and then all rows are added at once.
+//!
+//! The rows of a batch count as one: a row that alone would be late is not, if rows of its batch join it to a session
+//! that is open. A session that was emitted and changes its bounds within the allowed lateness is taken back (`-D`) and
+//! emitted anew; with the same bounds it is updated (`+U`).
+
+use arrow_array::UInt32Array;
+use arrow_buffer::ScalarBuffer;
+use arrow_schema::SchemaRef;
+use weir_core::{Batch, ChangeKind, EventTime, OutputTag};
+use weir_operator_api::{Operator, OperatorError, Output, Progress, Result};
+use weir_state::KeyTable;
+
+use super::groups::{Accumulators, Shape};
+use super::output::{Results, Window};
+use super::rows::{ReadBatch, RowReader, Rows, read_partials};
+use super::runs::RunFinder;
+use super::session_store::{Changes, NONE, SessionStore};
+
+/// What the engine is told. **Units**: microseconds.
+pub(crate) struct SessionOptions {
+    pub(crate) gap: i64,
+    pub(crate) allowed_lateness: i64,
+    pub(crate) batch_rows: usize,
+    pub(crate) output: SchemaRef,
+}
+
+/// The engine; the whole operator, or its final phase, which also takes partials.
+pub(crate) struct Sessions {
+    options: SessionOptions,
+    reader: RowReader,
+    keys: KeyTable,
+    store: SessionStore,
+    /// By session id.
+    accumulators: Accumulators,
+    finder: RunFinder,
+    watermark: i64,
+    firing: Option<Firing>,
+    /// When the newest batch entered the job: results count as that old.
+    origin_us: i64,
+    ids: Vec<u32>,
+}
+
+/// Sessions that a watermark completed, being emitted.
+struct Firing {
+    watermark: EventTime,
+    due: Vec<u32>,
+    next: usize,
+}
+
+impl Sessions {
+    pub(crate) fn new(options: SessionOptions, shape: &Shape, reader: RowReader) -> Result<Self> {
+        Ok(Sessions {
+            reader,
+            keys: shape.key_table()?,
+            store: SessionStore::new(options.gap, options.allowed_lateness),
+            accumulators: shape.accumulators()?,
+            finder: RunFinder::default(),
+            watermark: i64::MIN,
+            firing: None,
+            origin_us: 0,
+            ids: Vec::new(),
+            options,
+        })
+    }
+
+    fn take_rows(&mut self, read: &ReadBatch, out: &mut dyn Output) -> Result<()> {
+        let late = self.add(&read.rows, &read.rows.times, out)?;
+        if !late.is_empty() {
+            out.emit_to(OutputTag::Late, read.as_they_came(late)?);
+        }
+        Ok(())
+    }
+
+    fn take_partials(&mut self, batch: &Batch, key_count: usize, out: &mut dyn Output) -> Result<()> {
+        let (rows, lasts) = read_partials(&batch.records, key_count, 2)?;
+        if self.add(&rows, &lasts, out)?.is_empty() {
+            return Ok(());
+        }
+        // The local phase sends what could still come to be late as rows.
+        Err(OperatorError::internal("a partial came after its session had closed"))
+    }
+
+    /// Adds rows that last from their times to `lasts`; gives the places of those that are late.
+    fn add(&mut self, rows: &Rows, lasts: &ScalarBuffer<i64>, out: &mut dyn Output) -> Result<Vec<u32>> {
+        self.keys.intern(&rows.keys, &rows.hashes, &mut self.ids)?;
+        self.finder.find((&self.ids, self.keys.id_bound()), &rows.times, lasts, self.options.gap);
+        let mut changes = Changes::default();
+        let placed = self.place_runs(&mut changes);
+        self.accumulators.resize(self.store.id_bound());
+        self.take_back(&changes, out)?;
+        for (into, from) in &changes.absorbed {
+            self.accumulators.absorb(*into, *from)?;
+        }
+        let sessions: Vec<u32> = placed.iter().map(|id| self.store.resolve(*id)).collect();
+        let mut late = Vec::new();
+        if sessions.contains(&NONE) {
+            late = self.add_on_time(&sessions, rows)?;
+        } else {
+            self.ids.clear();
+            self.ids.extend(self.finder.of_row.iter().map(|run| sessions[*run as usize]));
+            self.accumulators.update(&self.ids, rows)?;
+        }
+        if self.options.allowed_lateness > 0 {
+            self.emit_closed(sessions, out)?;
+        }
+        changes.absorbed.iter().for_each(|(_, from)| self.store.free_absorbed(*from));
+        Ok(late)
+    }
+
+    /// Finds the session of each run; [`NONE`] where it is late. Runs that alone would be late come last, the newest
+    /// of them first, so that all that could join them to an open session is there.
+    fn place_runs(&mut self, changes: &mut Changes) -> Vec<u32> {
+        let (store, watermark, runs) = (&mut self.store, self.watermark, &self.finder.runs);
+        let mut placed = vec![NONE; runs.len()];
+        let mut late = Vec::new();
+        for (index, run) in runs.iter().enumerate() {
+            if store.is_late(run.last, watermark) {
+                late.push(index);
+            } else {
+                placed[index] = store.place(*run, watermark, changes);
+            }
+        }
+        late.sort_by_key(|index| std::cmp::Reverse(runs[*index].last));
+        for index in late {
+            placed[index] = store.place(runs[index], watermark, changes);
+        }
+        placed
+    }
+
+    fn add_on_time(&mut self, sessions: &[u32], rows: &Rows) -> Result<Vec<u32>> {
+        let (mut on_time, mut late) = (Vec::new(), Vec::new());
+        self.ids.clear();
+        for (row, run) in self.finder.of_row.iter().enumerate() {
+            match sessions[*run as usize] {
+                NONE => late.push(row as u32),
+                session => {
+                    on_time.push(row as u32);
+                    self.ids.push(session);
+                }
+            }
+        }
+        self.accumulators.update(&self.ids, &rows.take(&UInt32Array::from(on_time))?)?;
+        let late_runs = self.finder.runs.iter().zip(sessions).filter(|(_, session)| **session == NONE);
+        let mut keys: Vec<u32> = late_runs.map(|(run, _)| run.key).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys.into_iter().filter(|key| !self.store.has_sessions(*key)).for_each(|key| self.keys.remove(key));
+        Ok(late)
+    }
+
+    /// Takes back the results of sessions whose bounds are no longer those that were emitted.
+    fn take_back(&self, changes: &Changes, out: &mut dyn Output) -> Result<()> {
+        for chunk in changes.disturbed.chunks(self.options.batch_rows.max(1)) {
+            let (ids, windows): (Vec<u32>, Vec<Window>) = chunk.iter().copied().unzip();
+            self.emit(&ids, windows.into_iter(), ChangeKind::Delete, out)?;
+        }
+        Ok(())
+    }
+
+    /// Emits sessions that a batch touched and that are past their end already.
+    fn emit_closed(&mut self, mut sessions: Vec<u32>, out: &mut dyn Output) -> Result<()> {
+        sessions.retain(|id| *id != NONE && self.store.is_closed(*id, self.watermark));
+        sessions.sort_unstable();
+        sessions.dedup();
+        // Those that were taken back do not count as emitted any more.
+        let (updated, inserted): (Vec<u32>, Vec<u32>) = sessions.into_iter().partition(|id| self.store.is_fired(*id));
+        for (ids, change) in [(inserted, ChangeKind::Insert), (updated, ChangeKind::UpdateAfter)] {
+            for ids in ids.chunks(self.options.batch_rows.max(1)) {
+                self.emit_now(ids, change, out)?;
+                ids.iter().for_each(|id| self.store.mark_fired(*id));
+            }
+        }
+        Ok(())
+    }
+
+    fn emit_now(&self, ids: &[u32], change: ChangeKind, out: &mut dyn Output) -> Result<()> {
+        let windows: Vec<Window> = ids.iter().map(|id| self.store.window(*id)).collect();
+        self.emit(ids, windows.into_iter(), change, out)
+    }
+
+    fn emit(
+        &self,
+        ids: &[u32],
+        windows: impl ExactSizeIterator<Item = Window> + Clone,
+        change: ChangeKind,
+        out: &mut dyn Output,
+    ) -> Result<()> {
+        let keys: Vec<u32> = ids.iter().map(|id| self.store.key(*id)).collect();
+        let results = Results { schema: &self.options.output, change };
+        let records = results.batch(self.keys.columns(&keys)?, windows, self.accumulators.results(ids)?)?;
+        out.emit(Batch::new(records, self.origin_us));
+        Ok(())
+    }
+
+    fn remove(&mut self, id: u32) {
+        let key = self.store.key(id);
+        self.store.remove(id);
+        self.accumulators.reset(id);
+        if !self.store.has_sessions(key) {
+            self.keys.remove(key);
+        }
+    }
+}
+
+impl Operator for Sessions {
+    fn process(&mut self, input: usize, batch: Batch, out: &mut dyn Output) -> Result<Progress> {
+        self.origin_us = batch.origin_us;
+        if input == 1 {
+            self.take_partials(&batch, self.reader.key_columns.len(), out)?;
+        } else {
+            for read in self.reader.read(batch, out)? {
+                self.take_rows(&read, out)?;
+            }
+        }
+        Ok(Progress::Done)
+    }
+
+    fn on_watermark(&mut self, watermark: EventTime, out: &mut dyn Output) -> Result<Progress> {
+        self.watermark = watermark.0;
+        let due = self.store.due(watermark.0);
+        due.remove.into_iter().for_each(|id| self.remove(id));
+        self.firing = Some(Firing { watermark, due: due.fire, next: 0 });
+        self.resume(out)
+    }
+
+    fn resume(&mut self, out: &mut dyn Output) -> Result<Progress> {
+        let Some(mut firing) = self.firing.take() else { return Ok(Progress::Done) };
+        let end = firing.due.len().min(firing.next + self.options.batch_rows.max(1));
+        let ids = &firing.due[firing.next..end];
+        if !ids.is_empty() {
+            self.emit_now(ids, ChangeKind::Insert, out)?;
+            if self.options.allowed_lateness == 0 {
+                ids.iter().for_each(|id| self.remove(*id));
+            }
+        }
+        if end == firing.due.len() {
+            out.watermark(firing.watermark);
+            return Ok(Progress::Done);
+        }
+        firing.next = end;
+        self.firing = Some(firing);
+        Ok(Progress::More)
+    }
+
+    fn state_bytes(&self) -> usize {
+        self.keys.size_bytes() + self.store.size_bytes() + self.accumulators.size_bytes() + self.finder.size_bytes()
+    }
+}

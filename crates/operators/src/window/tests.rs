@@ -1,0 +1,1 @@
+//! Tests of the window engines against the definition of windows.
