@@ -137,6 +137,18 @@ fn rows_are_routed_and_unfinished_operators_get_no_other_input() {
 }
 
 #[test]
+fn what_comes_while_an_operator_is_unfinished_waits_in_order() {
+    let (mut chain, _) = chain();
+    chain.output(0).emit(batch([1]));
+    chain.output(0).emit(batch([1, 2]));
+    chain.output(0).watermark(EventTime(3));
+    let words = drain(&mut chain);
+    let to_edge: Vec<&String> = words.iter().filter(|word| word.starts_with("edge 0")).collect();
+    let expected = ["1 rows", "1 rows", "2 rows", "2 rows", "Watermark(3us)"].map(|word| format!("edge 0: {word}"));
+    assert_eq!(to_edge, expected.iter().collect::<Vec<_>>());
+}
+
+#[test]
 fn watermark_and_end_reach_all_edges_also_of_side_outputs_and_never_go_back() {
     let (mut chain, metrics) = chain();
     chain.watermark(EventTime(5)).expect("no error");
