@@ -63,7 +63,8 @@ impl Calendar {
         true
     }
 
-    /// Reports under way.
+    /// Reports under way; for the bound on memory.
+    #[cfg(test)]
     pub(super) fn waiting(&self) -> usize {
         self.waiting
     }
