@@ -34,6 +34,7 @@ struct State {
     members: BTreeMap<WorkerId, Member>,
     ledger: SlotLedger,
     awaiting: BTreeMap<JobId, oneshot::Sender<Vec<WorkerLink>>>,
+    looked_at: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -80,10 +81,16 @@ impl Cluster {
         }
     }
 
-    /// Gives up every worker that is dead by now, or that was given up elsewhere.
+    /// Gives up every worker that is dead by now, or that was given up elsewhere. To be called often: a gap of half a
+    /// lease means that this process stood still, which is not held against the workers.
     pub(crate) fn bury_the_dead(&self) {
         let now = self.inner.clock.monotonic();
         let mut state = self.inner.state.lock();
+        let gap = now.saturating_sub(state.looked_at.replace(now).unwrap_or(now));
+        if gap > self.inner.lease / 2 {
+            tracing::warn!(gap_ms = gap.as_millis(), "the coordinator stood still");
+            state.members.values_mut().for_each(|member| member.detector.watcher_paused(gap));
+        }
         let dead = state.members.iter().filter_map(|(worker, member)| {
             let death = member.detector.death(now).map(|death| death.to_string());
             let given_up = || member.link.lost().is_cancelled().then(|| "it does not take orders".to_owned());
@@ -156,8 +163,9 @@ impl State {
     fn remove(&mut self, worker: &WorkerId, why: &str) {
         let Some(member) = self.members.remove(worker) else { return };
         tracing::warn!(%worker, why, "worker lost");
-        self.ledger.remove_worker(worker);
         member.link.give_up(why);
+        let grants = self.ledger.remove_worker(worker);
+        self.hand_out(grants);
     }
 
     /// Hands slots to the jobs that wait for them. A worker of a grant may die before its job hears of it: the job then

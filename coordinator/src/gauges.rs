@@ -1,4 +1,4 @@
-//! What `/metrics` shows of the coordinator, with Flink's names and scopes, so that boards made for Flink work.
+//! What `/metrics` shows of the coordinator and its jobs, under Flink's names behind the scope.
 //! Counters of operators are the workers' business.
 
 use std::collections::BTreeMap;
@@ -26,10 +26,10 @@ impl Gauges {
     /// Looks at cluster and jobs.
     pub(crate) fn update(&mut self, cluster: &Cluster, table: &JobTable) {
         let details = cluster.details();
-        gauge!("flink_jobmanager_numRegisteredTaskManagers").set(details.workers.len() as f64);
-        gauge!("flink_jobmanager_taskSlotsTotal").set(f64::from(details.slots_total));
-        gauge!("flink_jobmanager_taskSlotsAvailable").set(f64::from(details.slots_available));
-        gauge!("flink_jobmanager_numRunningJobs").set(table.running_count() as f64);
+        gauge!("weir_coordinator_numRegisteredTaskManagers").set(details.workers.len() as f64);
+        gauge!("weir_coordinator_taskSlotsTotal").set(f64::from(details.slots_total));
+        gauge!("weir_coordinator_taskSlotsAvailable").set(f64::from(details.slots_available));
+        gauge!("weir_coordinator_numRunningJobs").set(table.running_count() as f64);
         let mut live = BTreeMap::new();
         for (id, handle) in table.all_live() {
             let record = handle.record.lock();
@@ -58,11 +58,11 @@ impl Gauges {
             return;
         }
         if let Some(before) = before {
-            gauge!("flink_jobmanager_job_state", &labels(before)).set(0.0);
+            gauge!("weir_job_state", &labels(before)).set(0.0);
         }
-        gauge!("flink_jobmanager_job_state", &labels(state)).set(1.0);
+        gauge!("weir_job_state", &labels(state)).set(1.0);
         let [id, name, _] = labels(state);
         // No job restarts before there are checkpoints to restart from.
-        gauge!("flink_jobmanager_job_numRestarts", &[id, name]).set(0.0);
+        gauge!("weir_job_numRestarts", &[id, name]).set(0.0);
     }
 }

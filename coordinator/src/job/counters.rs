@@ -1,4 +1,4 @@
-//! Sums of what tasks count. Pure.
+//! Sums of what tasks count. Pure. Counts come over the network: sums end at the greatest number instead of breaking.
 
 use weir_proto::v1::{OperatorMetrics, TaskMetrics};
 
@@ -19,10 +19,10 @@ pub(crate) fn sum<'a>(subtasks: impl IntoIterator<Item = &'a TaskMetrics>) -> Ta
     let mut subtasks = subtasks.into_iter();
     let mut total = subtasks.next().cloned().unwrap_or_default();
     for subtask in subtasks {
-        total.busy_ms += subtask.busy_ms;
-        total.idle_ms += subtask.idle_ms;
-        total.back_pressured_ms += subtask.back_pressured_ms;
-        total.state_bytes += subtask.state_bytes;
+        total.busy_ms = total.busy_ms.saturating_add(subtask.busy_ms);
+        total.idle_ms = total.idle_ms.saturating_add(subtask.idle_ms);
+        total.back_pressured_ms = total.back_pressured_ms.saturating_add(subtask.back_pressured_ms);
+        total.state_bytes = total.state_bytes.saturating_add(subtask.state_bytes);
         for (into, from) in total.operators.iter_mut().zip(&subtask.operators) {
             add(into, from);
         }
@@ -30,14 +30,19 @@ pub(crate) fn sum<'a>(subtasks: impl IntoIterator<Item = &'a TaskMetrics>) -> Ta
     total
 }
 
+/// Sum of counts.
+pub(crate) fn total(counts: impl IntoIterator<Item = u64>) -> u64 {
+    counts.into_iter().fold(0, u64::saturating_add)
+}
+
 fn add(into: &mut OperatorMetrics, from: &OperatorMetrics) {
-    into.records_in += from.records_in;
-    into.records_out += from.records_out;
-    into.bytes_in += from.bytes_in;
-    into.bytes_out += from.bytes_out;
-    into.batches_out += from.batches_out;
-    into.late_records += from.late_records;
-    into.bad_records += from.bad_records;
+    into.records_in = into.records_in.saturating_add(from.records_in);
+    into.records_out = into.records_out.saturating_add(from.records_out);
+    into.bytes_in = into.bytes_in.saturating_add(from.bytes_in);
+    into.bytes_out = into.bytes_out.saturating_add(from.bytes_out);
+    into.batches_out = into.batches_out.saturating_add(from.batches_out);
+    into.late_records = into.late_records.saturating_add(from.late_records);
+    into.bad_records = into.bad_records.saturating_add(from.bad_records);
     into.watermark_in_unix_us = into.watermark_in_unix_us.min(from.watermark_in_unix_us);
     into.watermark_out_unix_us = into.watermark_out_unix_us.min(from.watermark_out_unix_us);
 }

@@ -70,11 +70,13 @@ pub(crate) fn no_publisher(sink: &str, now_unix_us: i64) -> Failure {
 /// A worker ended a task without giving the reason it owes.
 pub(crate) fn unexplained(state: TaskState, worker: &WorkerId, now_unix_us: i64) -> Failure {
     let message = match state {
-        TaskState::Canceled => "the worker stopped the task without being told to",
+        TaskState::Canceled => {
+            "the worker stopped the task without being told to: it is shutting down or lost its coordinator"
+        }
         _ => "the task failed without giving a reason",
     };
     Failure {
         worker: worker.0.clone(),
-        ..failure("task-canceled", ErrorDomain::Internal, message.to_owned(), now_unix_us)
+        ..failure("task-canceled", ErrorDomain::External, message.to_owned(), now_unix_us)
     }
 }

@@ -171,6 +171,14 @@ impl Lifecycle {
         self.tasks.get(&task).map(|task| task.state)
     }
 
+    /// Whether a report of `worker` about a task would be taken: it is that worker's task, and it may get there.
+    pub fn admits(&self, task: TaskKey, worker: &WorkerId, state: TaskState) -> bool {
+        let needs_start = matches!(state, TaskState::Running | TaskState::Finished);
+        let is_premature = needs_start && self.stage < Stage::Starting;
+        let fits = |task: &Task| task.worker.as_ref() == Some(worker) && task.state.may_become(state);
+        !is_premature && self.tasks.get(&task).is_some_and(fits)
+    }
+
     /// How many tasks are in `state`.
     pub fn count(&self, state: TaskState) -> usize {
         self.state_count[state as usize]
@@ -233,11 +241,10 @@ impl Lifecycle {
         failure: Failure,
         reaction: &mut Reaction,
     ) -> bool {
-        let Some(task) = self.tasks.get(&key) else { return false };
-        let is_premature = state == TaskState::Running && self.stage < Stage::Starting;
-        if task.worker.as_ref() != Some(&worker) || !task.state.may_become(state) || is_premature {
+        if !self.admits(key, &worker, state) {
             return false;
         }
+        let Some(task) = self.tasks.get(&key) else { return false };
         let was_ordered = task.state == TaskState::Canceling;
         self.set(key, state, reaction);
         if state == TaskState::Failed || (state == TaskState::Canceled && !was_ordered) {
@@ -504,6 +511,20 @@ mod tests {
         };
         assert!(!job.on(stranger).is_accepted);
         assert_eq!(job.state(), JobState::Running);
+    }
+
+    #[test]
+    fn finish_that_overtakes_the_report_of_running_counts() {
+        let mut job = Lifecycle::new(tasks());
+        play(&mut job, [Event::Begun, Event::Placed(placement())]);
+        let mut initializing = reports(TaskState::Initializing);
+        let last = initializing.pop().expect("four tasks");
+        play(&mut job, initializing);
+        assert!(!job.on(report(tasks()[0], TaskState::Finished)).is_accepted, "nothing finishes before the start");
+        play(&mut job, [last]);
+        let lines = play(&mut job, reports(TaskState::Finished));
+        assert_eq!(lines, ["RUNNING [ReleaseSlots, Publish]"]);
+        assert!(!job.on(report(tasks()[0], TaskState::Running)).is_accepted);
     }
 
     fn any_event() -> impl Strategy<Value = Event> {

@@ -205,8 +205,7 @@ impl Master {
         let unexplained = || failure::unexplained(state, &worker, self.wall_unix_us());
         let cause = change.failure.unwrap_or_else(unexplained);
         let cause = self.located(cause, task, &worker);
-        let may = self.lifecycle.task_state(task).is_some_and(|now| now.may_become(state));
-        if !may || self.placement.get(&task) != Some(&worker) {
+        if !self.lifecycle.admits(task, &worker, state) {
             tracing::debug!(%worker, ?task, ?state, "ignored a report that does not fit");
             return;
         }

@@ -148,7 +148,7 @@ impl JobRecord {
         let vertices: Vec<VertexDetails> = (0..).zip(&self.vertices).map(|(id, vertex)| vertex.details(id)).collect();
         let sum_of = |count: fn(&weir_proto::v1::OperatorMetrics) -> u64| {
             let metrics = vertices.iter().flat_map(|vertex| &vertex.metrics);
-            metrics.flat_map(|metrics| &metrics.operators).map(count).sum()
+            counters::total(metrics.flat_map(|metrics| &metrics.operators).map(count))
         };
         let sources = self.vertices.iter().zip(&vertices).flat_map(|(record, vertex)| {
             let operators = vertex.metrics.iter().flat_map(|metrics| &metrics.operators);
@@ -161,7 +161,7 @@ impl JobRecord {
             reports: self.reports.values().filter(|report| !report.totals.is_empty()).cloned().collect(),
             late_records: sum_of(|operator| operator.late_records),
             bad_records: sum_of(|operator| operator.bad_records),
-            source_records: sources.map(|operator| operator.records_out).sum(),
+            source_records: counters::total(sources.map(|operator| operator.records_out)),
             config: self.config.clone().into_iter().collect(),
             vertices,
         }

@@ -122,7 +122,8 @@ impl TaskState {
         use TaskState::*;
         match (self, next) {
             (Created, Scheduled) | (Scheduled, Deploying) | (Deploying, Initializing) => true,
-            (Initializing, Running) | (Running | Canceling, Finished) => true,
+            // A task with little to do may finish before its worker got round to reporting that it ran.
+            (Initializing, Running) | (Initializing | Running | Canceling, Finished) => true,
             (from, Canceling) => !from.is_final() && from != Canceling,
             (from, Canceled | Failed) => !from.is_final(),
             _ => false,

@@ -41,6 +41,13 @@ impl Detector {
         self.broken_at.get_or_insert(now);
     }
 
+    /// The one who watches was asleep for `pause` itself: it cannot tell silence from its own deafness, so that time
+    /// does not count.
+    pub fn watcher_paused(&mut self, pause: Duration) {
+        self.heard_at += pause;
+        self.broken_at = self.broken_at.map(|broken| broken + pause);
+    }
+
     /// Whether, and of what, the worker is dead.
     pub fn death(&self, now: Duration) -> Option<Death> {
         if self.broken_at.is_some_and(|broken| now >= broken + self.grace) {
@@ -88,6 +95,14 @@ mod tests {
         detector.heard(at(500));
         assert_eq!(detector.death(at(3499)), None);
         assert_eq!(detector.death(at(3500)), Some(Death::Silent(LEASE)));
+    }
+
+    #[test]
+    fn time_the_watcher_slept_does_not_count() {
+        let mut detector = Detector::new(LEASE, GRACE, at(0));
+        detector.watcher_paused(at(10_000));
+        assert_eq!(detector.death(at(12_999)), None);
+        assert_eq!(detector.death(at(13_000)), Some(Death::Silent(LEASE)));
     }
 
     proptest! {

@@ -44,9 +44,10 @@ impl SlotLedger {
         self.serve()
     }
 
-    /// A worker went, its slots with it.
-    pub fn remove_worker(&mut self, worker: &WorkerId) {
+    /// A worker went, its slots with it. A job that has become too large for the cluster now lets others pass.
+    pub fn remove_worker(&mut self, worker: &WorkerId) -> Vec<Grant> {
         self.workers.remove(worker);
+        self.serve()
     }
 
     /// A job wants `needed` slots, all together.
@@ -176,13 +177,11 @@ mod tests {
                 let grants = match step {
                     Step::Add(worker, slots) => {
                         let worker = WorkerId(worker.to_string());
-                        ledger.remove_worker(&worker);
-                        ledger.add_worker(worker, slots)
+                        let mut grants = ledger.remove_worker(&worker);
+                        grants.extend(ledger.add_worker(worker, slots));
+                        grants
                     }
-                    Step::Remove(worker) => {
-                        ledger.remove_worker(&WorkerId(worker.to_string()));
-                        Vec::new()
-                    }
+                    Step::Remove(worker) => ledger.remove_worker(&WorkerId(worker.to_string())),
                     Step::Request(needed) => {
                         next_job += 1;
                         ledger.request(JobId(next_job), needed)
