@@ -117,7 +117,8 @@ impl Bench {
         if let Some(cluster) = cluster {
             peak_mb = cluster.stop()?;
         }
-        let summary: Value = serde_json::from_str(&std::fs::read_to_string(&summary_path)?).context("read the summary")?;
+        let summary: Value =
+            serde_json::from_str(&std::fs::read_to_string(&summary_path)?).context("read the summary")?;
         let seconds = summary["duration_ms"].as_f64().unwrap_or(0.0).max(1.0) / 1e3;
         Ok(Run { seconds, cpu_seconds: children_cpu_seconds()? - before, peak_mb, summary })
     }
@@ -137,7 +138,8 @@ impl Cluster {
             command.args(arguments).arg("--data-dir").arg(data.join(directory)).stderr(Stdio::null());
             command.stdout(Stdio::piped()).spawn().context("start a process of the cluster")
         };
-        let mut coordinator = spawn(&["coordinator", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"], "coordinator")?;
+        let mut coordinator =
+            spawn(&["coordinator", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"], "coordinator")?;
         let stdout = coordinator.stdout.take().context("coordinator has no output")?;
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
@@ -204,7 +206,8 @@ fn children_cpu_seconds() -> anyhow::Result<f64> {
 
 fn rows_per_batch(summary: &Value) -> f64 {
     let sum = |field: &str| -> f64 {
-        let sources = summary["operators"].as_array().into_iter().flatten().filter(|operator| operator["records_in"] == 0);
+        let sources =
+            summary["operators"].as_array().into_iter().flatten().filter(|operator| operator["records_in"] == 0);
         sources.filter_map(|operator| operator[field].as_f64()).sum()
     };
     sum("records_out") / sum("batches_out").max(1.0)

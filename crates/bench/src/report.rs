@@ -15,7 +15,8 @@ pub fn read_peer(path: &Path) -> anyhow::Result<BTreeMap<String, f64>> {
     let mut runs: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
         let run: Value = serde_json::from_str(line).with_context(|| format!("read a line of {}", path.display()))?;
-        let name = run["query"].as_str().or(run["q"].as_str()).or(run["name"].as_str()).context("a line without query")?;
+        let name =
+            run["query"].as_str().or(run["q"].as_str()).or(run["name"].as_str()).context("a line without query")?;
         runs.entry(name.to_owned()).or_default().push(run["evPerCpuS"].as_f64().context("a line without evPerCpuS")?);
     }
     Ok(runs
@@ -33,7 +34,17 @@ pub fn print(results: &[Measured], peer: &BTreeMap<String, f64>) -> anyhow::Resu
     writeln!(
         out,
         "\n{:<16} {:>10} {:>10} {:>9} {:>9} {:>9} {:>7} {:>10} {:>9} {:>14} {:>11}",
-        "scenario", "events", "M ev/s", "M ev/CPU", "least", "greatest", "floor", "source M/C", "rows/btch", "peak MB", "x peer"
+        "scenario",
+        "events",
+        "M ev/s",
+        "M ev/CPU",
+        "least",
+        "greatest",
+        "floor",
+        "source M/C",
+        "rows/btch",
+        "peak MB",
+        "x peer"
     )?;
     for result in results {
         let millions = |rate: f64| format!("{:.2}", rate / 1e6);
@@ -68,7 +79,8 @@ fn share_over_grpc(results: &[Measured]) -> Option<f64> {
 
 /// Writes all results as JSON.
 pub fn write(results: &[Measured], path: &Path) -> anyhow::Result<()> {
-    std::fs::write(path, serde_json::to_string_pretty(results)? + "\n").with_context(|| format!("write {}", path.display()))?;
+    std::fs::write(path, serde_json::to_string_pretty(results)? + "\n")
+        .with_context(|| format!("write {}", path.display()))?;
     eprintln!("==> results also in {}", path.display());
     Ok(())
 }
