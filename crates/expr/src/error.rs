@@ -11,7 +11,10 @@ pub enum ExpressionError {
     #[error("the expression is empty; write a column or a SQL expression")]
     Empty,
     /// Longer than [`crate::TEXT_BYTES_MAX`].
-    #[error("the expression has {bytes} bytes, more than the {} allowed; compute parts of it in a project before", crate::TEXT_BYTES_MAX)]
+    #[error(
+        "the expression has {bytes} bytes, more than the {} allowed; compute parts of it in a project before",
+        crate::TEXT_BYTES_MAX
+    )]
     TooLong {
         /// Its length.
         bytes: usize,
@@ -20,7 +23,10 @@ pub enum ExpressionError {
     #[error("the expression nests deeper than {} levels; compute parts of it in a project before", crate::DEPTH_MAX)]
     TooDeep,
     /// More `AND`s and `OR`s than [`crate::CONDITIONS_MAX`].
-    #[error("the expression has more than {} ANDs and ORs; a long list of values is written x IN (...)", crate::CONDITIONS_MAX)]
+    #[error(
+        "the expression has more than {} ANDs and ORs; a long list of values is written x IN (...)",
+        crate::CONDITIONS_MAX
+    )]
     TooManyConditions,
     /// Not SQL.
     #[error("syntax error: {message}")]

@@ -19,24 +19,58 @@ use crate::functions;
 
 /// Names of DataFusion's aggregate functions, so that each is refused as what it is.
 const AGGREGATES: [&str; 32] = [
-    "any_value", "approx_distinct", "approx_median", "approx_percentile_cont", "array_agg", "avg", "bit_and", "bit_or",
-    "bool_and", "bool_or", "corr", "count", "covar_pop", "covar_samp", "first", "first_value", "grouping", "last",
-    "last_value", "listagg", "max", "mean", "median", "min", "nth_value", "row_number", "stddev", "stddev_pop",
-    "string_agg", "sum", "var_pop", "var_samp",
+    "any_value",
+    "approx_distinct",
+    "approx_median",
+    "approx_percentile_cont",
+    "array_agg",
+    "avg",
+    "bit_and",
+    "bit_or",
+    "bool_and",
+    "bool_or",
+    "corr",
+    "count",
+    "covar_pop",
+    "covar_samp",
+    "first",
+    "first_value",
+    "grouping",
+    "last",
+    "last_value",
+    "listagg",
+    "max",
+    "mean",
+    "median",
+    "min",
+    "nth_value",
+    "row_number",
+    "stddev",
+    "stddev_pop",
+    "string_agg",
+    "sum",
+    "var_pop",
+    "var_samp",
 ];
 
 /// Functions whose result has a size that a number in the expression or in a record decides.
-const UNBOUNDED: [&str; 8] = [
-    "repeat", "range", "generate_series", "gen_series", "array_repeat", "list_repeat", "array_resize", "list_resize",
-];
+const UNBOUNDED: [&str; 8] =
+    ["repeat", "range", "generate_series", "gen_series", "array_repeat", "list_repeat", "array_resize", "list_resize"];
 
 /// Functions that speak about the engine and not about the record.
 const ABOUT_ENGINE: [&str; 6] =
     ["version", "arrow_metadata", "arrow_field", "with_metadata", "input_file_name", "file_row_index"];
 
 /// Clock functions that SQL knows and DataFusion may not.
-const CLOCKS: [&str; 7] =
-    ["current_timestamp", "localtimestamp", "localtime", "proctime", "current_row_timestamp", "sysdate", "unix_timestamp"];
+const CLOCKS: [&str; 7] = [
+    "current_timestamp",
+    "localtimestamp",
+    "localtime",
+    "proctime",
+    "current_row_timestamp",
+    "sysdate",
+    "unix_timestamp",
+];
 
 /// What a function name stands for.
 pub(crate) enum Lookup {

@@ -37,11 +37,7 @@ fn fleet() -> RecordBatch {
         ("speed", true, Arc::new(Float64Array::from(vec![Some(12.5), Some(0.0), None]))),
         ("truckName", true, Arc::new(StringArray::from(vec![Some("MAN tgx"), Some("Über 7.5t"), None]))),
         ("moving", true, Arc::new(BooleanArray::from(vec![Some(true), Some(false), None]))),
-        (
-            "dateTime",
-            false,
-            Arc::new(TimestampMicrosecondArray::from(vec![TIME, 0, -1]).with_timezone("UTC")),
-        ),
+        ("dateTime", false, Arc::new(TimestampMicrosecondArray::from(vec![TIME, 0, -1]).with_timezone("UTC"))),
         ("loads", true, Arc::new(loads.finish())),
         ("stop", true, Arc::new(stop)),
         ("region", true, Arc::new(DictionaryArray::<Int32Type>::from_iter([Some("north"), None, Some("south")]))),
@@ -328,10 +324,8 @@ fn predicate_isolates_failing_rows() {
 
 /// Quotients of `a / b`, where some divisors are zero.
 fn divisions(divisors: &[i64]) -> (SchemaRef, RecordBatch) {
-    let schema: SchemaRef = Arc::new(Schema::new(vec![
-        Field::new("a", DataType::Int64, false),
-        Field::new("b", DataType::Int64, false),
-    ]));
+    let schema: SchemaRef =
+        Arc::new(Schema::new(vec![Field::new("a", DataType::Int64, false), Field::new("b", DataType::Int64, false)]));
     let a: ArrayRef = Arc::new(Int64Array::from_iter_values(0..divisors.len() as i64));
     let b: ArrayRef = Arc::new(Int64Array::from(divisors.to_vec()));
     (schema.clone(), RecordBatch::try_new(schema, vec![a, b]).expect("columns fit the schema"))

@@ -107,7 +107,17 @@ fn check(letter: char, count: usize, pattern: &str) -> Result<(), String> {
 }
 
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
     "December",
 ];
 const WEEKDAYS: [&str; 7] = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
@@ -135,7 +145,13 @@ fn number(letter: char, time: &DateTime<Utc>) -> i64 {
         'D' => time.ordinal(),
         'H' => hour,
         'h' => hour12(hour),
-        'k' => if hour == 0 { 24 } else { hour },
+        'k' => {
+            if hour == 0 {
+                24
+            } else {
+                hour
+            }
+        }
         'K' => hour % 12,
         'm' => time.minute(),
         's' => time.second(),

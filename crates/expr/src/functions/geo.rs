@@ -53,7 +53,8 @@ impl ScalarUDFImpl for GeoDistanceKm {
     fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let is_scalar = arguments.args.iter().all(|argument| matches!(argument, ColumnarValue::Scalar(_)));
         let rows = if is_scalar { 1 } else { arguments.number_rows };
-        let arrays = arguments.args.into_iter().map(|argument| argument.into_array(rows)).collect::<Result<Vec<_>>>()?;
+        let arrays =
+            arguments.args.into_iter().map(|argument| argument.into_array(rows)).collect::<Result<Vec<_>>>()?;
         let [lat1, lon1, lat2, lon2] = [0, 1, 2, 3].map(|index: usize| arrays[index].as_primitive::<Float64Type>());
         let nulls = arrow::buffer::NullBuffer::union_many(arrays.iter().map(|array| array.nulls()));
         let points = lat1.values().iter().zip(lon1.values()).zip(lat2.values().iter().zip(lon2.values()));
