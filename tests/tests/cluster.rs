@@ -16,7 +16,7 @@ operators:
     key: [auction]
     window: {type: tumble, size: 1 s}
     aggregates: ["count(*) AS n"]
-  - {uid: out, kind: file_sink, input: counts, path: "${output}"}
+  - {uid: out, kind: file_sink, input: counts, path: "${output}", format: csv}
 "#;
 
 struct Job {

@@ -32,6 +32,7 @@ pub fn create(absence: &descriptor::Absence, context: &OperatorContext) -> Resul
         codec: RowCodec::new(input)?,
         timeout_us: absence.timeout,
         keys: Vec::new(),
+        session_bytes: 0,
         timers: BinaryHeap::new(),
         touched: Vec::new(),
         watermark: EventTime::MIN,
@@ -47,6 +48,8 @@ struct Absence {
     codec: RowCodec,
     timeout_us: i64,
     keys: Vec<Key>,
+    /// Bytes of the last rows of open sessions, roughly.
+    session_bytes: usize,
     /// Deadlines with their keys. A key has one timer that counts (see [`Key::timer`]); it may ring too early, since rows
     /// that come do not move it, and is then set anew. So a key costs one step per timeout, not one per row.
     timers: BinaryHeap<Reverse<(i64, u32)>>,
@@ -153,9 +156,10 @@ impl Absence {
         for id in self.touched.drain(..) {
             for session in &mut self.keys[id as usize].sessions {
                 if session.batch_row.take().is_some() {
+                    let row = encoded.next().expect("one row was encoded for each session that asked").data();
+                    self.session_bytes = (self.session_bytes + row.len()).saturating_sub(session.row.len());
                     session.row.clear();
-                    let row = encoded.next().expect("one row was encoded for each session that asked");
-                    session.row.extend_from_slice(row.data());
+                    session.row.extend_from_slice(row);
                 }
             }
         }
@@ -188,6 +192,8 @@ impl Absence {
             }
         }
         if !silent.is_empty() {
+            let bytes = silent.iter().map(|(row, _)| row.len()).sum::<usize>();
+            self.session_bytes = self.session_bytes.saturating_sub(bytes);
             let mut columns = self.codec.decode(silent.iter().map(|(row, _)| row.as_slice()))?;
             let until = EventTimeArray::from_iter_values(silent.iter().map(|(_, until)| *until)).with_timezone("UTC");
             columns.push(Arc::new(until) as ArrayRef);
@@ -227,8 +233,8 @@ impl Operator for Absence {
     }
 
     fn state_bytes(&self) -> usize {
-        let key = |key: &Key| 32 + key.sessions.iter().map(|session| 56 + session.row.capacity()).sum::<usize>();
-        self.ids.size_bytes() + self.keys.iter().map(key).sum::<usize>() + self.timers.len() * 16
+        let per_key = size_of::<Key>() + size_of::<Session>();
+        self.ids.size_bytes() + self.keys.capacity() * per_key + self.session_bytes + self.timers.len() * 16
     }
 }
 

@@ -49,7 +49,7 @@ enum Order {
     /// One timestamp, ascending; `i64::MIN` for null, `None` in `known` before the first row.
     Time { column: usize, newest: Vec<i64>, known: usize },
     /// Any columns, as bytes that compare like them.
-    Bytes { columns: Vec<usize>, converter: RowConverter, newest: Vec<Vec<u8>>, known: usize },
+    Bytes { columns: Vec<usize>, converter: RowConverter, newest: Vec<Vec<u8>>, known: usize, size: usize },
 }
 
 impl Order {
@@ -77,7 +77,7 @@ impl Order {
                 };
                 let converter = RowConverter::new(items.iter().map(field).collect())?;
                 let columns = items.iter().map(|(column, _)| *column).collect();
-                Ok(Order::Bytes { columns, converter, newest: Vec::new(), known: 0 })
+                Ok(Order::Bytes { columns, converter, newest: Vec::new(), known: 0, size: 0 })
             }
         }
     }
@@ -112,7 +112,7 @@ impl LastByKey {
                 }
                 *known = count;
             }
-            Order::Bytes { columns, converter, newest, known } => {
+            Order::Bytes { columns, converter, newest, known, size } => {
                 newest.resize_with(count, Vec::new);
                 let columns: Vec<ArrayRef> = columns.iter().map(|column| records.column(*column).clone()).collect();
                 let rows = converter.convert_columns(&columns)?;
@@ -123,6 +123,7 @@ impl LastByKey {
                     if bytes < newest[slot].as_slice() {
                         continue;
                     }
+                    *size = *size + bytes.len() - newest[slot].len();
                     newest[slot].clear();
                     newest[slot].extend_from_slice(bytes);
                     if winners[slot] == NONE {
@@ -165,7 +166,7 @@ impl Operator for LastByKey {
     fn state_bytes(&self) -> usize {
         let order = match &self.order {
             Order::Time { newest, .. } => newest.capacity() * 8,
-            Order::Bytes { newest, .. } => newest.iter().map(|bytes| bytes.capacity() + 24).sum(),
+            Order::Bytes { newest, size, .. } => newest.capacity() * size_of::<Vec<u8>>() + size,
         };
         self.keys.size_bytes() + order + self.winners.capacity() * 4
     }

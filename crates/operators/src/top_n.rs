@@ -70,6 +70,8 @@ struct Window {
     groups: Vec<Group>,
     /// The threshold of the only list in the first column of the order.
     threshold: Option<ArrayRef>,
+    /// Bytes of all lists, roughly.
+    list_bytes: usize,
 }
 
 /// What rows compete by: bytes that are less for better rows; nulls are last.
@@ -122,7 +124,8 @@ impl Order {
 impl TopN {
     fn add(&mut self, bounds: Bounds, records: RecordBatch) -> Result<()> {
         let partition = &self.partition;
-        let new_window = || Window { partitions: partition.new_like(), groups: Vec::new(), threshold: None };
+        let new_window =
+            || Window { partitions: partition.new_like(), groups: Vec::new(), threshold: None, list_bytes: 0 };
         let mut window = self.windows.remove(&bounds).unwrap_or_else(new_window);
         let added =
             if self.has_partition { self.offer(&mut window, &records) } else { self.add_to_one(&mut window, records) };
@@ -156,6 +159,7 @@ impl TopN {
         {
             window.threshold = self.order.first_column(order)?;
         }
+        window.list_bytes = group.size_bytes();
         Ok(())
     }
 
@@ -171,7 +175,10 @@ impl TopN {
         let encoded = self.codec.encode(records, &rows)?;
         for (bytes, row) in encoded.iter().zip(&rows) {
             let row = *row as usize;
-            window.groups[ids[row] as usize].offer(orders.row(row).data(), bytes.data(), self.rule);
+            let group = &mut window.groups[ids[row] as usize];
+            let bytes_before = group.size_bytes();
+            group.offer(orders.row(row).data(), bytes.data(), self.rule);
+            window.list_bytes = (window.list_bytes + group.size_bytes()).saturating_sub(bytes_before);
         }
         Ok(())
     }
@@ -231,10 +238,7 @@ impl Operator for TopN {
     }
 
     fn state_bytes(&self) -> usize {
-        let window = |window: &Window| {
-            window.partitions.size_bytes() + window.groups.iter().map(Group::size_bytes).sum::<usize>()
-        };
-        self.windows.values().map(window).sum()
+        self.windows.values().map(|window| window.partitions.size_bytes() + window.list_bytes).sum()
     }
 }
 

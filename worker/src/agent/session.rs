@@ -72,7 +72,7 @@ pub(crate) async fn keep(
             Ended::Refused(reason) => return Err(WorkerError::Refused { reason }),
             Ended::Broken { reason, was_registered } => {
                 wait = if was_registered { RECONNECT_WAIT_MIN } else { (wait * 2).min(config.reconnect_wait_max) };
-                tracing::warn!(coordinator = %config.coordinator, wait_ms = wait.as_millis(), "no coordinator: {reason}");
+                tracing::info!(coordinator = %config.coordinator, wait_ms = wait.as_millis(), "no coordinator: {reason}");
             }
         }
         tokio::select! {

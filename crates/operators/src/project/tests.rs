@@ -25,14 +25,14 @@ fn columns_are_computed_and_event_time_keeps_its_mark() {
         "b STRING, double BIGINT, at TIMESTAMP*",
         "rows 5 x 1 | - y 2\nwm 7\nend",
         expect![[r#"
-        > rows 5 x 1 | - y 2
-          main (b double at*)
-          main x 5 1
-          main y - 2
-        > wm 7
-          wm 7
-        > end
-    "#]],
+            > rows 5 x 1 | - y 2
+              main (b double at*)
+              main x 10 1
+              main y - 2
+            > wm 7
+              wm 7
+            > end
+        "#]],
     );
 }
 
@@ -40,7 +40,16 @@ fn columns_are_computed_and_event_time_keeps_its_mark() {
 fn row_on_which_any_column_fails_is_a_bad_record_once() {
     let columns = ["a", "10 / a AS first", "20 / (a - 1) AS second"];
     let output = "a BIGINT, first BIGINT, second BIGINT";
-    check(&columns, output, "rows 5 x 1 | 0 y 2 | 1 z 3 | 2 w 4\nrows 0 v 5", expect![""]);
+    check(&columns, output, "rows 5 x 1 | 0 y 2 | 1 z 3 | 2 w 4\nrows 0 v 5", expect![[r#"
+        > rows 5 x 1 | 0 y 2 | 1 z 3 | 2 w 4
+          bad bad-record-expression: division by zero <- {"a":0,"b":"y","t":"1970-01-01T00:00:02Z"}
+          bad bad-record-expression: division by zero <- {"a":1,"b":"z","t":"1970-01-01T00:00:03Z"}
+          main (a first second)
+          main 5 2 5
+          main 2 5 20
+        > rows 0 v 5
+          bad bad-record-expression: division by zero <- {"a":0,"b":"v","t":"1970-01-01T00:00:05Z"}
+    "#]]);
 }
 
 #[test]

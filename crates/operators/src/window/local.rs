@@ -193,20 +193,20 @@ impl LocalSessions {
         })
     }
 
-    /// Sends what the watermark has passed as rows and gives the others back.
-    fn pass_late(&self, read: ReadBatch, out: &mut dyn Output) -> Result<Option<ReadBatch>> {
+    /// Parts the rows that the watermark has passed, as they came, from the others.
+    fn part(&self, read: ReadBatch) -> Result<(Option<Batch>, Option<ReadBatch>)> {
         let is_past = |time: &i64| *time + self.gap - 1 <= self.watermark;
         if !read.rows.times.iter().any(is_past) {
-            return Ok(Some(read));
+            return Ok((None, Some(read)));
         }
         let rows = 0..read.rows.len() as u32;
         let (past, others): (Vec<u32>, Vec<u32>) = rows.partition(|row| is_past(&read.rows.times[*row as usize]));
-        out.emit_to(OutputTag::Raw, read.as_they_came(past)?);
+        let past = Some(read.as_they_came(past)?);
         if others.is_empty() {
-            return Ok(None);
+            return Ok((past, None));
         }
         let batch = read.as_they_came(others.clone())?;
-        Ok(Some(ReadBatch { batch, rows: read.rows.take(&others.into())? }))
+        Ok((past, Some(ReadBatch { batch, rows: read.rows.take(&others.into())? })))
     }
 
     fn take_rows(&mut self, read: &ReadBatch, out: &mut dyn Output) -> Result<()> {
@@ -237,8 +237,13 @@ impl Operator for LocalSessions {
             return Ok(Progress::Done);
         }
         for read in self.reader.read(batch, out)? {
-            if let Some(read) = self.pass_late(read, out)? {
+            let (past, others) = self.part(read)?;
+            if let Some(read) = others {
                 self.take_rows(&read, out)?;
+            }
+            // Rows that are late alone come after those that may still join them to a session.
+            if let Some(past) = past {
+                out.emit_to(OutputTag::Raw, past);
             }
         }
         Ok(Progress::Done)

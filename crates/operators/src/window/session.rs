@@ -231,9 +231,14 @@ impl Operator for Sessions {
         let ids = &firing.due[firing.next..end];
         if !ids.is_empty() {
             self.emit_now(ids, ChangeKind::Insert, out)?;
-            if self.options.allowed_lateness == 0 {
-                ids.iter().for_each(|id| self.remove(*id));
-            }
+            // Without lateness, or when the watermark leapt over it, a session goes with its result.
+            let watermark = firing.watermark.0;
+            ids.iter()
+                .filter(|id| self.store.is_past(**id, watermark))
+                .copied()
+                .collect::<Vec<_>>()
+                .into_iter()
+                .for_each(|id| self.remove(id));
         }
         if end == firing.due.len() {
             out.watermark(firing.watermark);

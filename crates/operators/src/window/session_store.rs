@@ -40,6 +40,9 @@ struct Session {
     state: State,
 }
 
+/// No bucket has this number: sessions end before the year 10000.
+const NO_BUCKET: i64 = i64::MIN;
+
 /// What changed in the store while the runs of a batch were placed.
 #[derive(Default)]
 pub(crate) struct Changes {
@@ -104,6 +107,11 @@ impl SessionStore {
     /// Whether a session with this last row is closed for good.
     pub(crate) fn is_late(&self, last: i64, watermark: i64) -> bool {
         (last + self.gap - 1).saturating_add(self.allowed_lateness) <= watermark
+    }
+
+    /// Whether a session takes no more rows at this watermark.
+    pub(crate) fn is_past(&self, id: u32, watermark: i64) -> bool {
+        self.is_late(self.sessions[id as usize].last, watermark)
     }
 
     /// Whether the session is held only for late rows.
@@ -253,6 +261,11 @@ impl SessionStore {
                 if is_closed && session.state == State::Open {
                     due.fire.push(id);
                     self.mark_fired(id);
+                    if self.is_late(session.last, watermark) {
+                        // It goes with its result; its place may stand in a later bucket from an earlier life.
+                        self.sessions[id as usize].bucket = NO_BUCKET;
+                        continue;
+                    }
                 } else if is_closed && self.is_late(session.last, watermark) {
                     due.remove.push(id);
                     continue;

@@ -58,7 +58,7 @@ const DECIMAL_END: i128 = 10i128.pow(38);
 impl Total for Decimal128Type {
     #[inline]
     fn add(total: &mut i128, value: i128) -> bool {
-        // Both lie within 38 digits, so their sum fits 128 bits: 2 * 10^38 > i128::MAX = 1.7 * 10^38 is why this checks.
+        // Two numbers of 38 digits may add up to 2 * 10^38, and i128::MAX is 1.7 * 10^38: both ends are checked.
         let (sum, is_over) = total.overflowing_add(value);
         *total = sum;
         !is_over && -DECIMAL_END < sum && sum < DECIMAL_END
