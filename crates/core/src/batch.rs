@@ -183,8 +183,7 @@ mod tests {
         )
         .expect("columns fit the schema");
         let whole = Batch::new(rows.clone(), 0).size_bytes();
-        let parts: usize =
-            (0..10).map(|i| Batch::new(rows.slice(i * 100, 100), 0).size_bytes()).sum();
+        let parts: usize = (0..10).map(|i| Batch::new(rows.slice(i * 100, 100), 0).size_bytes()).sum();
         assert!(parts >= whole && parts < whole + 200, "{parts} against {whole}");
     }
 

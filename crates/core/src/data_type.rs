@@ -10,8 +10,20 @@ pub const TYPE_DEPTH_MAX: usize = 8;
 
 /// The names a column type may start with, for messages.
 pub const TYPE_NAMES: &[&str] = &[
-    "BOOLEAN", "TINYINT", "SMALLINT", "INT", "BIGINT", "FLOAT", "DOUBLE", "DECIMAL(p,s)", "STRING", "BYTES", "DATE",
-    "TIMESTAMP(p)", "ARRAY<t>", "ROW<name t, ...>",
+    "BOOLEAN",
+    "TINYINT",
+    "SMALLINT",
+    "INT",
+    "BIGINT",
+    "FLOAT",
+    "DOUBLE",
+    "DECIMAL(p,s)",
+    "STRING",
+    "BYTES",
+    "DATE",
+    "TIMESTAMP(p)",
+    "ARRAY<t>",
+    "ROW<name t, ...>",
 ];
 
 /// Reads the name of a type.
@@ -157,9 +169,16 @@ mod tests {
 
     #[test]
     fn names_survive_the_round_trip() {
-        for text in ["BOOLEAN", "BIGINT", "DECIMAL(23,3)", "STRING", "TIMESTAMP(6)", "DATE", "ARRAY<DOUBLE>",
-            "ROW<a INT, b ARRAY<ROW<c STRING>>>"]
-        {
+        for text in [
+            "BOOLEAN",
+            "BIGINT",
+            "DECIMAL(23,3)",
+            "STRING",
+            "TIMESTAMP(6)",
+            "DATE",
+            "ARRAY<DOUBLE>",
+            "ROW<a INT, b ARRAY<ROW<c STRING>>>",
+        ] {
             assert_eq!(parse(text).map(|t| name(&t)), Ok(text.to_owned()));
         }
         assert_eq!(parse(" timestamp ( 3 ) "), Ok(crate::batch::event_time_type()));
@@ -168,9 +187,18 @@ mod tests {
     #[test]
     fn wrong_names_are_refused() {
         let deep = "ARRAY<".repeat(20) + "INT" + &">".repeat(20);
-        for bad in ["", "STRNG", "DECIMAL", "DECIMAL(39,0)", "DECIMAL(3,4)", "TIMESTAMP(9)", "ARRAY<INT", "INT INT",
-            "ROW<>", &deep]
-        {
+        for bad in [
+            "",
+            "STRNG",
+            "DECIMAL",
+            "DECIMAL(39,0)",
+            "DECIMAL(3,4)",
+            "TIMESTAMP(9)",
+            "ARRAY<INT",
+            "INT INT",
+            "ROW<>",
+            &deep,
+        ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }

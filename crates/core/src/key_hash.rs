@@ -30,8 +30,27 @@ pub fn is_key_type(data_type: &DataType) -> bool {
     use DataType::*;
     matches!(
         data_type,
-        Boolean | Int8 | Int16 | Int32 | Int64 | UInt8 | UInt16 | UInt32 | UInt64 | Float32 | Float64 | Utf8 | LargeUtf8
-            | Utf8View | Binary | LargeBinary | Date32 | Date64 | Time32(_) | Time64(_) | Timestamp(_, _)
+        Boolean
+            | Int8
+            | Int16
+            | Int32
+            | Int64
+            | UInt8
+            | UInt16
+            | UInt32
+            | UInt64
+            | Float32
+            | Float64
+            | Utf8
+            | LargeUtf8
+            | Utf8View
+            | Binary
+            | LargeBinary
+            | Date32
+            | Date64
+            | Time32(_)
+            | Time64(_)
+            | Timestamp(_, _)
             | Decimal128(_, _)
     )
 }

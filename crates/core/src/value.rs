@@ -26,7 +26,11 @@ impl Value {
     /// Reads a number that arrived as a double (protobuf, JSON): whole ones become integers.
     pub fn from_f64(number: f64) -> Self {
         const EXACT: f64 = 9_007_199_254_740_992.0; // 2^53: up to here a double holds every integer.
-        if number.fract() == 0.0 && number.abs() <= EXACT { Value::Integer(number as i64) } else { Value::Float(number) }
+        if number.fract() == 0.0 && number.abs() <= EXACT {
+            Value::Integer(number as i64)
+        } else {
+            Value::Float(number)
+        }
     }
 
     /// What kind of value this is, for messages.

@@ -7,9 +7,9 @@ use arrow_schema::{Schema, SchemaRef};
 use async_trait::async_trait;
 use weir_core::{OperatorUid, Settings, Value};
 
+use crate::Result;
 use crate::sink::{SinkCommitter, SinkContext, SinkWriter};
 use crate::source::{ReaderContext, SourceReader, Split};
-use crate::Result;
 
 /// What a source says about itself for given settings.
 #[derive(Clone, Debug)]
@@ -45,7 +45,12 @@ pub trait SourceFactory: Send + Sync {
     /// Decides the splits, once per job start, in the coordinator. Looks at the outside world (lists files).
     ///
     /// **Errors**: a missing file or the like: the job fails at submission with this message.
-    async fn enumerate(&self, uid: &OperatorUid, settings: &BTreeMap<String, Value>, parallelism: u32) -> Result<Vec<Split>>;
+    async fn enumerate(
+        &self,
+        uid: &OperatorUid,
+        settings: &BTreeMap<String, Value>,
+        parallelism: u32,
+    ) -> Result<Vec<Split>>;
 
     /// Opens a reader in a worker.
     async fn reader(&self, context: ReaderContext) -> Result<Box<dyn SourceReader>>;

@@ -6,8 +6,8 @@ use arrow_schema::SchemaRef;
 pub use weir_core::element::OutputTag;
 use weir_core::{Batch, Clock, EventTime, KeyGroupRange, OperatorUid, SplitIndex, SubtaskIndex};
 
-use crate::bad_record::BadRecord;
 use crate::Result;
+use crate::bad_record::BadRecord;
 
 /// Where an operator's results go. The chain implements it; calls never block and never fail: what does not fit
 /// downstream waits in the task, which stops giving input until it is gone.

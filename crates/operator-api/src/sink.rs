@@ -8,8 +8,8 @@ use arrow_schema::SchemaRef;
 use async_trait::async_trait;
 use weir_core::{Batch, Clock, JobId, OperatorUid, SubtaskIndex, Value};
 
-use crate::bad_record::BadRecord;
 use crate::Result;
+use crate::bad_record::BadRecord;
 
 /// What a sink writer knows about its place.
 #[derive(Clone, Debug)]

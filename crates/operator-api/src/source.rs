@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use std::collections::BTreeMap;
 use weir_core::{Batch, Clock, OperatorUid, SplitIndex, SubtaskIndex, Value};
 
-use crate::bad_record::BadRecord;
 use crate::Result;
+use crate::bad_record::BadRecord;
 
 /// A part of a source that one subtask reads: plain data the connector understands.
 #[derive(Clone, Debug, PartialEq)]

@@ -15,7 +15,10 @@ fn check(predicate: &str, script: &str, expected: Expect) {
 #[test]
 fn rows_pass_only_when_the_predicate_is_true() {
     let script = "rows 5 x 1 | 2 y 2 | - z 3\nrows 9 all 1\nrows 1 none 1\nwm 7\nend";
-    check("a > 3", script, expect![[r#"
+    check(
+        "a > 3",
+        script,
+        expect![[r#"
         > rows 5 x 1 | 2 y 2 | - z 3
           main (a b t*)
           main 5 x 1
@@ -25,17 +28,22 @@ fn rows_pass_only_when_the_predicate_is_true() {
         > wm 7
           wm 7
         > end
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn failing_row_is_a_bad_record_and_the_others_go_on() {
-    check("10 / a > 1", "rows 5 x 1 | 0 \"y z\" 2 | - z 3 | 9 w 4\nrows 0 only 1", expect![[r#"
+    check(
+        "10 / a > 1",
+        "rows 5 x 1 | 0 \"y z\" 2 | - z 3 | 9 w 4\nrows 0 only 1",
+        expect![[r#"
         > rows 5 x 1 | 0 "y z" 2 | - z 3 | 9 w 4
           bad bad-record-expression: division by zero <- {"a":0,"b":"y z","t":"1970-01-01T00:00:02Z"}
           main (a b t*)
           main 5 x 1
         > rows 0 only 1
           bad bad-record-expression: division by zero <- {"a":0,"b":"only","t":"1970-01-01T00:00:01Z"}
-    "#]]);
+    "#]],
+    );
 }

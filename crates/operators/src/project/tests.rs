@@ -40,7 +40,11 @@ fn columns_are_computed_and_event_time_keeps_its_mark() {
 fn row_on_which_any_column_fails_is_a_bad_record_once() {
     let columns = ["a", "10 / a AS first", "20 / (a - 1) AS second"];
     let output = "a BIGINT, first BIGINT, second BIGINT";
-    check(&columns, output, "rows 5 x 1 | 0 y 2 | 1 z 3 | 2 w 4\nrows 0 v 5", expect![[r#"
+    check(
+        &columns,
+        output,
+        "rows 5 x 1 | 0 y 2 | 1 z 3 | 2 w 4\nrows 0 v 5",
+        expect![[r#"
         > rows 5 x 1 | 0 y 2 | 1 z 3 | 2 w 4
           bad bad-record-expression: division by zero <- {"a":0,"b":"y","t":"1970-01-01T00:00:02Z"}
           bad bad-record-expression: division by zero <- {"a":1,"b":"z","t":"1970-01-01T00:00:03Z"}
@@ -49,7 +53,8 @@ fn row_on_which_any_column_fails_is_a_bad_record_once() {
           main 2 5 20
         > rows 0 v 5
           bad bad-record-expression: division by zero <- {"a":0,"b":"v","t":"1970-01-01T00:00:05Z"}
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]

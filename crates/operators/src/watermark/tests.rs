@@ -132,7 +132,11 @@ fn splits_hold_the_watermark_until_they_finish_or_are_idle() {
 fn expression_makes_a_new_event_time_column() {
     let strategy = WatermarkStrategy { time: Some("to_timestamp(ms / (ms - 7))".to_owned()), ..strategy() };
     let schemas = ("k STRING, ms BIGINT", "k STRING, ms BIGINT, t TIMESTAMP* NOT NULL");
-    check(&strategy, schemas, "rows a 8 | b 7 | c 14 | d -", expect![[r#"
+    check(
+        &strategy,
+        schemas,
+        "rows a 8 | b 7 | c 14 | d -",
+        expect![[r#"
         > rows a 8 | b 7 | c 14 | d -
           bad bad-record-expression: division by zero <- {"k":"b","ms":7}
           bad bad-record-time: the event time is null <- {"k":"d","ms":null}
@@ -140,5 +144,6 @@ fn expression_makes_a_new_event_time_column() {
           main a 8 8
           main c 14 2
           wm 2.999999
-    "#]]);
+    "#]],
+    );
 }
