@@ -160,7 +160,8 @@ impl Cluster {
     pub fn add_worker(&mut self, slots: u32) {
         let data = self.directory.path().join(format!("worker-{}", self.workers.len())).display().to_string();
         let (address, slots) = (self.coordinator.address(), slots.to_string());
-        let worker = ["worker", "--coordinator", &address, "--slots", &slots, "--http", "127.0.0.1:0", "--data-dir", &data];
+        let worker =
+            ["worker", "--coordinator", &address, "--slots", &slots, "--http", "127.0.0.1:0", "--data-dir", &data];
         self.workers.push(Process::start(command(&worker)));
     }
 

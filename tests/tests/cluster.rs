@@ -52,7 +52,8 @@ fn jobs_share_a_cluster_and_one_failing_does_not_hold_up_another() {
     cluster.wait_for(&running, "RUNNING");
     let failing = tempfile::tempdir().expect("a directory");
     let file = failing.path().join("failing.yaml");
-    let overflow = ENDLESS.replace("count(*) AS n", "sum(price + 9223372036854775807) AS n").replace("endless", "failing");
+    let overflow =
+        ENDLESS.replace("count(*) AS n", "sum(price + 9223372036854775807) AS n").replace("endless", "failing");
     std::fs::write(&file, overflow).expect("write the job");
     let output = failing.path().join("out").display().to_string();
     let failed = cluster.submit(&[file.to_str().expect("a text path"), "-p", "2"], &[("output", &output)]);
@@ -117,7 +118,10 @@ fn job_waits_for_slots_and_starts_when_they_come() {
 #[test]
 fn refused_job_lists_all_problems_and_exits_with_failure() {
     let job = endless();
-    let text = ENDLESS.replace("key: [auction]", "key: [auctoin]").replace("size: 1 s", "size: 1").replace("column: dateTime", "column: datetime");
+    let text = ENDLESS
+        .replace("key: [auction]", "key: [auctoin]")
+        .replace("size: 1 s", "size: 1")
+        .replace("column: dateTime", "column: datetime");
     std::fs::write(&job.file, text).expect("write the job");
     let errors = fail(defining(command(&["local", "run", &job.file]), &[("output", &job.output)]));
     for part in ["window.size", "dateTime"] {

@@ -21,7 +21,11 @@ fn local(query: &str, rate: &str, parallelism: &str) -> String {
 fn hashes_agree_at_the_fast_rate() {
     for query in QUERIES {
         for parallelism in ["1", "2", "4"] {
-            assert_eq!(local(query, "100000", parallelism), golden("golden-1M.txt", query), "parallelism {parallelism}");
+            assert_eq!(
+                local(query, "100000", parallelism),
+                golden("golden-1M.txt", query),
+                "parallelism {parallelism}"
+            );
         }
     }
 }

@@ -43,8 +43,12 @@ impl Workspace {
         let share = lines.len().div_ceil(count);
         for part in 0..count {
             let is_mine = |index: usize| if is_consecutive { index / share == part } else { index % count == part };
-            let mine: String =
-                lines.iter().enumerate().filter(|(index, _)| is_mine(*index)).flat_map(|(_, line)| [*line, "\n"]).collect();
+            let mine: String = lines
+                .iter()
+                .enumerate()
+                .filter(|(index, _)| is_mine(*index))
+                .flat_map(|(_, line)| [*line, "\n"])
+                .collect();
             std::fs::write(directory.join(format!("part-{part}.jsonl")), mine).expect("write a part");
         }
         directory
@@ -73,7 +77,12 @@ fn results_do_not_depend_on_batch_sizes() {
     let workspace = Workspace::new();
     for job in JOBS {
         workspace.check(job, "2", INPUT, &[("execution.batch.target-rows", "1")]);
-        workspace.check(job, "4", INPUT, &[("execution.batch.target-rows", "333"), ("execution.buffer-timeout.interval", "0 ms")]);
+        workspace.check(
+            job,
+            "4",
+            INPUT,
+            &[("execution.batch.target-rows", "333"), ("execution.buffer-timeout.interval", "0 ms")],
+        );
         workspace.check(job, "2", INPUT, &[("execution.exchange.credit-bytes", "1")]);
     }
 }
@@ -105,7 +114,10 @@ fn results_are_exact_over_two_workers() {
 }
 
 fn count_reports(path: &Path) -> usize {
-    sorted_lines(path)[1..].iter().map(|line| line.split(',').nth(2).and_then(|n| n.parse::<usize>().ok()).expect("reports")).sum()
+    sorted_lines(path)[1..]
+        .iter()
+        .map(|line| line.split(',').nth(2).and_then(|n| n.parse::<usize>().ok()).expect("reports"))
+        .sum()
 }
 
 #[test]
