@@ -5,11 +5,18 @@ mod support;
 use std::sync::Arc;
 
 use support::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use weir_coordinator::{Coordinator, CoordinatorConfig};
-use weir_operator_api::Registry;
+use weir_operator_api::{Registry, SystemClock};
 use weir_proto::v1;
 use weir_proto::v1::coordinator_message::Message as Order;
 use weir_testkit::clock::FakeClock;
@@ -97,6 +104,50 @@ async fn health_is_served() {
     assert_eq!(answer.status(), tonic_health::pb::health_check_response::ServingStatus::Serving);
     drop(health);
     served.ended().await;
+}
+
+#[tokio::test]
+async fn services_can_be_found_by_reflection() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let served = Served::start(dir.path()).await;
+    let endpoint = Endpoint::from_shared(format!("http://{}", served.addr)).expect("an address");
+    let mut client = ServerReflectionClient::new(endpoint.connect().await.expect("connect"));
+    let question = MessageRequest::ListServices(String::new());
+    let request = ServerReflectionRequest { host: String::new(), message_request: Some(question) };
+    let mut answers =
+        client.server_reflection_info(tokio_stream::once(request)).await.expect("reflection").into_inner();
+    let answer = answers.message().await.expect("a stream").expect("an answer");
+    let Some(MessageResponse::ListServicesResponse(services)) = answer.message_response else {
+        panic!("no services: {answer:?}")
+    };
+    let names: Vec<String> = services.service.into_iter().map(|service| service.name).collect();
+    for name in ["weir.v1.JobService", "weir.v1.WorkerLinkService", "grpc.health.v1.Health"] {
+        assert!(names.iter().any(|known| known == name), "{name} is not in {names:?}");
+    }
+    drop((answers, client));
+    served.ended().await;
+}
+
+#[tokio::test]
+async fn metrics_and_health_are_served_over_http() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut config = CoordinatorConfig::new("127.0.0.1:0".parse().expect("an address"), dir.path());
+    config.http = Some(config.listen);
+    config.metrics_render = Some(Arc::new(|| "weir_coordinator_taskSlotsTotal 0\n".to_owned()));
+    let bound = Coordinator::bind(config, Registry::default(), Arc::new(SystemClock::default())).await.expect("bind");
+    let address = bound.http_addr().expect("HTTP is on");
+    let shutdown = CancellationToken::new();
+    let server = tokio::spawn(bound.serve(shutdown.clone()));
+    for (path, expected) in [("/healthz", "ok"), ("/metrics", "taskSlotsTotal")] {
+        let mut stream = TcpStream::connect(address).await.expect("connect");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("write");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("read");
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.contains(expected), "{answer}");
+    }
+    shutdown.cancel();
+    server.await.expect("no panic").expect("the server ends in order");
 }
 
 #[tokio::test]

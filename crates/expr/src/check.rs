@@ -1,13 +1,13 @@
 //! Checks and prepares a syntax tree before DataFusion plans it: names of columns and functions (with the nearest
-//! right one), what an expression over one row may not contain, `MOD(a, b)` as `a % b`, and long chains of
-//! conditions balanced. Called by `compile`. *Pure*.
+//! right one), what an expression over one row may not contain, `MOD(a, b)` as `a % b`, `SUBSTRING` as a
+//! call, and long chains of conditions balanced. Called by `compile`. *Pure*.
 
 use std::ops::ControlFlow;
 
 use arrow_schema::Schema;
 use datafusion_sql::sqlparser::ast::{
-    AccessExpr, BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Query, Subscript,
-    Value, VisitMut, VisitorMut,
+    AccessExpr, BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments,
+    Ident, Query, Subscript, Value, VisitMut, VisitorMut,
 };
 use weir_core::settings::nearest;
 
@@ -79,6 +79,14 @@ impl Check<'_> {
                 _ => Ok(()),
             },
             Expr::Subquery(_) | Expr::Exists { .. } | Expr::InSubquery { .. } => Err(subquery()),
+            Expr::SimilarTo { .. } => Err(ExpressionError::not_allowed(
+                "SIMILAR TO",
+                "DataFusion reads its pattern as a plain regular expression; write x ~ 'regex', or LIKE",
+            )),
+            Expr::Substring { .. } => {
+                substring(expr);
+                Ok(())
+            }
             Expr::Lambda(_) => Err(ExpressionError::not_allowed("a lambda", "use flat_map over the array")),
             Expr::Wildcard(_) | Expr::QualifiedWildcard(..) => {
                 Err(ExpressionError::not_allowed("*", "name the columns; * stands alone, or in count(*)"))
@@ -143,6 +151,30 @@ fn modulo(expr: &mut Expr) {
         let (left, right) = (nested(dividend), nested(divisor));
         *expr = Expr::BinaryOp { left, op: BinaryOperator::Modulo, right };
     }
+}
+
+/// Writes `SUBSTRING(x FROM a FOR b)`, which the parser also makes of `substr(x, a, b)`, as a call like any other.
+fn substring(expr: &mut Expr) {
+    let Expr::Substring { expr: text, substring_from, substring_for, .. } = expr else { return };
+    let one = || Box::new(Expr::Value(Value::Number("1".to_owned(), false).into()));
+    let from = substring_from.take().unwrap_or_else(one);
+    let arguments = [Some(Box::new(take(text))), Some(from), substring_for.take()];
+    let unnamed = |argument: Box<Expr>| FunctionArg::Unnamed(FunctionArgExpr::Expr(*argument));
+    let list = FunctionArgumentList {
+        duplicate_treatment: None,
+        args: arguments.into_iter().flatten().map(unnamed).collect(),
+        clauses: Vec::new(),
+    };
+    *expr = Expr::Function(Function {
+        name: Ident::new("substr").into(),
+        uses_odbc_syntax: false,
+        parameters: FunctionArguments::None,
+        args: FunctionArguments::List(list),
+        filter: None,
+        null_treatment: None,
+        over: None,
+        within_group: Vec::new(),
+    });
 }
 
 /// Padding asks for memory by a number; the number must be small and known.

@@ -68,7 +68,7 @@ fn plan(tree: SqlExpr, schema: &SchemaRef, registry: &Registry) -> Result<Arc<dy
         .with_map_string_types_to_utf8view(false);
     let planner = SqlToRel::new_with_options(registry, options);
     let expr = planner.sql_to_expr(tree, &df_schema, &mut PlannerContext::new())?;
-    let expr = expr.unalias_nested().data;
+    let expr = fold::plain_numbers(expr.unalias_nested().data)?;
     let context = SimplifyContext::builder()
         .with_schema(df_schema.clone())
         .with_config_options(registry.options().clone())

@@ -213,6 +213,8 @@ pub(crate) fn message(error: &DataFusionError) -> String {
     };
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let line = lines.join(" ");
+    // A function's own words come wrapped in those of the planner that asked it.
+    let line = line.rsplit_once("Error during planning: ").map_or(line.as_str(), |(_, words)| words);
     line.trim_end_matches('.').to_owned()
 }
 

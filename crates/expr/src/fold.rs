@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use arrow_array::{RecordBatch, RecordBatchOptions};
-use arrow_schema::Schema;
+use arrow_schema::{DECIMAL128_MAX_PRECISION, Schema};
 use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion_common::{DFSchema, DataFusionError, Result, ScalarValue};
 use datafusion_expr::execution_props::ExecutionProps;
@@ -14,6 +14,9 @@ use datafusion_physical_expr::create_physical_expr;
 
 use crate::error::{ExpressionError, message};
 use crate::{CONSTANT_BYTES_MAX, checked};
+
+/// Of a constant that fails, this much is shown.
+const PART_CHARS_MAX: usize = 200;
 
 /// Replaces constant parts by their values, innermost first.
 ///
@@ -41,6 +44,35 @@ pub(crate) fn fold(expr: Expr) -> Result<Expr, ExpressionError> {
         (_, Some(failure)) => Err(failure),
         (folded, None) => Ok(folded?.data),
     }
+}
+
+/// Writes numbers such as `1e3`, which are read as 1 with three digits before the point to add, as 1000: no column type
+/// has a negative scale.
+pub(crate) fn plain_numbers(expr: Expr) -> Result<Expr, ExpressionError> {
+    let mut too_big = false;
+    let plain = expr.transform_up(|node| match &node {
+        Expr::Literal(ScalarValue::Decimal128(Some(digits), precision, scale), _) if *scale < 0 => {
+            let zeros = scale.unsigned_abs();
+            let power = 10_i128.checked_pow(u32::from(zeros));
+            match power.and_then(|power| digits.checked_mul(power)) {
+                Some(number) if precision + zeros <= DECIMAL128_MAX_PRECISION => {
+                    let value = ScalarValue::Decimal128(Some(number), precision + zeros, 0);
+                    Ok(Transformed::yes(Expr::Literal(value, None)))
+                }
+                _ => {
+                    too_big = true;
+                    Ok(Transformed::no(node))
+                }
+            }
+        }
+        _ => Ok(Transformed::no(node)),
+    })?;
+    if too_big {
+        return Err(ExpressionError::typing(
+            "a number has more than 38 digits; write it as a DOUBLE, for example CAST('1e40' AS DOUBLE)",
+        ));
+    }
+    Ok(plain.data)
 }
 
 /// A node that computes something, and from constants only. Its children are folded already.
@@ -91,6 +123,16 @@ fn value(node: &Expr) -> Result<ScalarValue> {
 
 fn constant_fails(node: &Expr, message: String) -> ExpressionError {
     // The text of a long constant helps nobody.
-    let part: String = node.human_display().to_string().chars().take(200).collect();
+    let part = match node {
+        Expr::Cast(cast) => {
+            let data_type = weir_core::data_type::name(cast.field.data_type());
+            match cast.expr.as_ref() {
+                Expr::Literal(ScalarValue::Utf8(Some(text)), _) => format!("CAST('{text}' AS {data_type})"),
+                other => format!("CAST({} AS {data_type})", other.human_display()),
+            }
+        }
+        other => other.human_display().to_string(),
+    };
+    let part = part.chars().take(PART_CHARS_MAX).collect();
     ExpressionError::ConstantFails { part, message }
 }

@@ -227,17 +227,17 @@ fn types() {
             date_format(dateTime, name)
                 date_format needs its pattern written out: date_format(ts, 'yyyy-MM-dd')
             date_format(name, 'yyyy')
-                Function 'date_format' user-defined coercion failed with: Error during planning: date_format needs a TIMESTAMP, not STRING; write CAST(x AS TIMESTAMP) or from_epoch_millis(x)
+                date_format needs a TIMESTAMP, not STRING; write CAST(x AS TIMESTAMP) or from_epoch_millis(x)
             epoch_millis(id)
-                Function 'epoch_millis' user-defined coercion failed with: Error during planning: epoch_millis needs a TIMESTAMP, not BIGINT; write CAST(x AS TIMESTAMP) or from_epoch_millis(x)
+                epoch_millis needs a TIMESTAMP, not BIGINT; write CAST(x AS TIMESTAMP) or from_epoch_millis(x)
             from_epoch_millis(speed)
-                Function 'from_epoch_millis' user-defined coercion failed with: Error during planning: from_epoch_millis needs a BIGINT, not DOUBLE; write CAST(x AS BIGINT)
+                from_epoch_millis needs a BIGINT, not DOUBLE; write CAST(x AS BIGINT)
             from_epoch_millis(1, 2)
-                Function 'from_epoch_millis' user-defined coercion failed with: Error during planning: from_epoch_millis takes 1 arguments, not 2: it takes milliseconds since 1970-01-01 UTC
+                from_epoch_millis takes 1 arguments, not 2: it takes milliseconds since 1970-01-01 UTC
             geo_distance_km(1, 2)
-                Function 'geo_distance_km' user-defined coercion failed with: Error during planning: geo_distance_km takes 4 arguments, not 2: geo_distance_km(lat1, lon1, lat2, lon2), in degrees
+                geo_distance_km takes 4 arguments, not 2: geo_distance_km(lat1, lon1, lat2, lon2), in degrees
             geo_distance_km(name, 1, 2, 3)
-                Function 'geo_distance_km' user-defined coercion failed with: Error during planning: geo_distance_km needs numbers, not STRING: geo_distance_km(lat1, lon1, lat2, lon2), in degrees
+                geo_distance_km needs numbers, not STRING: geo_distance_km(lat1, lon1, lat2, lon2), in degrees
             stop + 1
                 Cannot coerce arithmetic expression Struct("city": Utf8) + Int64 to valid types
             id[1]
@@ -275,9 +275,9 @@ fn constants_that_fail() {
             -(-9223372036854775807 - 1)
                 '(- -9223372036854775808)' fails for every row: Overflow happened on: 0 - -9223372036854775808
             CAST('abc' AS INT)
-                'abc' fails for every row: Cannot cast string 'abc' to value of Int32 type
+                'CAST('abc' AS INT)' fails for every row: Cannot cast string 'abc' to value of Int32 type
             CASE WHEN id > 0 THEN CAST('2018-13-01' AS DATE) END
-                '2018-13-01' fails for every row: Cannot cast string '2018-13-01' to value of Date32 type
+                'CAST('2018-13-01' AS DATE)' fails for every row: Cannot cast string '2018-13-01' to value of Date32 type
             2147483647 + 1
                 FINE
             from_epoch_millis(9223372036854775807)

@@ -313,6 +313,7 @@ impl OperatorKind {
                 | OperatorKind::WindowJoin(_)
                 | OperatorKind::FirstByKey(_)
                 | OperatorKind::WindowTopN(_)
+                | OperatorKind::Absence(_)
         )
     }
 

@@ -217,6 +217,9 @@ impl Operator for Watermark {
     fn on_watermark(&mut self, watermark: EventTime, out: &mut dyn Output) -> Result<Progress> {
         // Watermarks begin here; only the end of the input passes through.
         if watermark == EventTime::MAX {
+            if let Some(last) = self.tracker.at_end() {
+                out.watermark(last);
+            }
             out.watermark(watermark);
         }
         Ok(Progress::Done)

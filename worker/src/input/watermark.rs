@@ -2,7 +2,9 @@
 //!
 //! The watermark is the minimum over the channels that are active; it never goes back. Idle and ended channels do not
 //! hold it back. `MAX` is no time but the promise that nothing follows, so it passes only when all channels have made
-//! it: a channel that merely ended (a stop without drain) leaves open windows open.
+//! it: a channel that merely ended (a stop without drain) leaves open windows open. Before it passes, the watermark rises
+//! to the greatest time that any channel has reached: so the last time before the end depends on the rows alone, not on
+//! which channel ended first.
 //!
 //! **Source**: as Flink's StatusWatermarkValve, but a channel that wakes up behind holds the watermark at once; there
 //! it is left out until it has caught up, which makes its records late.
@@ -21,6 +23,8 @@ enum Status {
 pub struct Change {
     /// The input became active or idle; comes before the watermark when active, after it when idle.
     pub is_idle: Option<bool>,
+    /// The time at which the input ended; comes before `watermark`, which is `MAX` then.
+    pub end_time: Option<EventTime>,
     /// The watermark rose to this.
     pub watermark: Option<EventTime>,
     /// All channels have ended.
@@ -32,6 +36,8 @@ pub struct Change {
 pub struct WatermarkValve {
     channels: Vec<(EventTime, Status)>,
     watermark: EventTime,
+    /// The greatest time of any channel that is not the end.
+    greatest: EventTime,
     is_idle: bool,
 }
 
@@ -41,6 +47,7 @@ impl WatermarkValve {
         WatermarkValve {
             channels: vec![(EventTime::MIN, Status::Active); channel_count],
             watermark: EventTime::MIN,
+            greatest: EventTime::MIN,
             is_idle: false,
         }
     }
@@ -49,6 +56,9 @@ impl WatermarkValve {
     pub fn on_watermark(&mut self, channel: usize, watermark: EventTime) -> Change {
         let (last, _) = &mut self.channels[channel];
         *last = watermark.max(*last);
+        if watermark < EventTime::MAX {
+            self.greatest = self.greatest.max(watermark);
+        }
         self.change()
     }
 
@@ -90,6 +100,9 @@ impl WatermarkValve {
         // the greatest makes the result independent of the order in which they fell idle.
         let reached = if is_complete { Some(EventTime::MAX) } else { least_active.or(greatest_idle) };
         if let Some(reached) = reached.filter(|reached| *reached > self.watermark) {
+            if reached == EventTime::MAX {
+                change.end_time = Some(self.greatest).filter(|end_time| *end_time > self.watermark);
+            }
             self.watermark = reached;
             change.watermark = Some(reached);
         }
@@ -147,6 +160,20 @@ mod tests {
         assert!(valve.on_end(1).has_ended);
     }
 
+    #[test]
+    fn input_ends_at_the_greatest_time_of_any_channel() {
+        for order in [[0, 1], [1, 0]] {
+            let mut valve = WatermarkValve::new(2);
+            valve.on_watermark(0, EventTime(7));
+            valve.on_watermark(1, EventTime(5));
+            valve.on_watermark(order[0], EventTime::MAX);
+            let mut end = valve.clone();
+            let change = end.on_watermark(order[1], EventTime::MAX);
+            assert_eq!(change.watermark, Some(EventTime::MAX));
+            assert_eq!(change.end_time.unwrap_or(valve.watermark), EventTime(7), "ended in the order {order:?}");
+        }
+    }
+
     /// Carries d1 of the failure list: every sequence of four events over three channels, against what must hold.
     #[test]
     fn d1_watermark_is_never_lost_nor_goes_back_exhaustively() {
@@ -186,6 +213,9 @@ mod tests {
         assert!(after.watermark >= before.watermark, "went back: {before:?} {after:?}");
         if let Some(watermark) = change.watermark {
             assert!(watermark > before.watermark);
+            let reached = change.end_time.unwrap_or(before.watermark);
+            assert!(watermark < EventTime::MAX || reached == before.greatest.max(before.watermark), "{change:?}");
+            assert!(change.end_time.is_none_or(|end_time| end_time > before.watermark && end_time < watermark));
             assert!(active.iter().all(|time| watermark <= *time), "passed an active channel: {after:?}");
         }
         if let Some(least) = active.iter().min() {

@@ -65,7 +65,7 @@ async fn apply(runner: &mut Runner, change: Change) -> Result<(), TaskError> {
         runner.chain.idle(false)?;
         runner.settle().await?;
     }
-    if let Some(watermark) = change.watermark {
+    for watermark in [change.end_time, change.watermark].into_iter().flatten() {
         runner.chain.watermark(watermark)?;
         runner.settle().await?;
     }

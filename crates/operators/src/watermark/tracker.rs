@@ -31,6 +31,8 @@ pub struct WatermarkTracker {
     splits: Vec<Split>,
     finished: BTreeSet<SplitIndex>,
     last: EventTime,
+    /// The greatest watermark any split ever had.
+    greatest: EventTime,
     is_idle: bool,
 }
 
@@ -56,6 +58,7 @@ impl WatermarkTracker {
             splits: Vec::new(),
             finished: BTreeSet::new(),
             last: EventTime::MIN,
+            greatest: EventTime::MIN,
             is_idle: false,
         }
     }
@@ -88,6 +91,7 @@ impl WatermarkTracker {
             // Plain saturation, so that not even a record at the end of time makes the last watermark.
             let watermark = EventTime(time_max.saturating_sub(disorder_us).saturating_sub(1));
             split.watermark = split.watermark.max(watermark);
+            self.greatest = self.greatest.max(watermark);
         }
         self.settle_idleness()
     }
@@ -114,6 +118,14 @@ impl WatermarkTracker {
         }
         self.last = least;
         Some(least)
+    }
+
+    /// No rows follow: the time the input ended at, which is the greatest watermark of any split, if that is news. It
+    /// depends on the rows alone, not on which split was read to its end first.
+    pub fn at_end(&mut self) -> Option<EventTime> {
+        let is_news = self.greatest > self.last;
+        self.last = self.last.max(self.greatest);
+        is_news.then_some(self.greatest)
     }
 
     fn find_or_add(&mut self, index: Option<SplitIndex>) -> usize {
@@ -161,6 +173,22 @@ mod tests {
         assert_eq!(tracker.advance(), Some(EventTime(89)));
         tracker.on_finished(A);
         assert_eq!(tracker.advance(), None);
+        assert_eq!(tracker.at_end(), None);
+    }
+
+    #[test]
+    fn input_ends_at_the_same_time_whichever_split_ends_first() {
+        for finished in [[A, B], [B, A]] {
+            let mut tracker = WatermarkTracker::new(10, None);
+            tracker.on_rows(Some(A), Some(100));
+            tracker.on_rows(Some(B), Some(50));
+            let mut last = tracker.advance();
+            for split in finished {
+                tracker.on_finished(split);
+                last = tracker.advance().or(last);
+            }
+            assert_eq!(tracker.at_end().or(last), Some(EventTime(89)), "finished in the order {finished:?}");
+        }
     }
 
     #[test]
