@@ -22,5 +22,9 @@ pub(crate) fn problem(problem: &Problem) -> v1::Problem {
 
 /// Writes a split for the worker that reads it.
 pub(crate) fn split(split: &Split) -> v1::Split {
-    v1::Split { index: split.index.0, description: Some(convert::value_to_proto(&split.description)) }
+    v1::Split {
+        index: split.index.0,
+        description: Some(convert::value_to_proto(&split.description)),
+        position: split.position.as_ref().map(convert::value_to_proto),
+    }
 }

@@ -22,7 +22,11 @@ use weir_proto::v1::coordinator_message::Message as Order;
 use weir_testkit::clock::FakeClock;
 
 async fn problems(served: &mut Served, graph: v1::JobGraph) -> Vec<v1::Problem> {
-    let answer = served.client.submit_job(v1::SubmitJobRequest { job: Some(graph) }).await.expect("an answer");
+    let answer = served
+        .client
+        .submit_job(v1::SubmitJobRequest { job: Some(graph), ..v1::SubmitJobRequest::default() })
+        .await
+        .expect("an answer");
     let answer = answer.into_inner();
     assert_eq!(answer.job_id, "");
     answer.problems

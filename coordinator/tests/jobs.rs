@@ -212,7 +212,7 @@ async fn stop_reaches_the_workers_of_a_running_job_only() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut served = Served::start(dir.path()).await;
     let id = served.submit(job(1, 1)).await;
-    let stop = |id: &str| v1::StopJobRequest { job_id: id.to_owned(), drain: true };
+    let stop = |id: &str| v1::StopJobRequest { job_id: id.to_owned(), drain: true, ..v1::StopJobRequest::default() };
     let refused = served.client.stop_job(stop(&id)).await.expect_err("the job waits");
     assert_eq!(refused.code(), Code::FailedPrecondition);
     let mut worker = FakeWorker::attach(&served, "a", 1).await;

@@ -411,6 +411,7 @@ impl Master {
             settings: operator.settings.clone(),
             committables,
             discard: self.purpose == Purpose::Discard,
+            checkpoint_id: 0,
         });
         self.publication.sent(sink, link.worker().clone());
         self.watch(&link);

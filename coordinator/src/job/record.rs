@@ -164,6 +164,7 @@ impl JobRecord {
             source_records: counters::total(sources.map(|operator| operator.records_out)),
             config: self.config.clone().into_iter().collect(),
             vertices,
+            ..JobDetails::default()
         }
     }
 

@@ -44,6 +44,8 @@ pub(crate) fn orders(
             locations: locations.clone(),
             tasks: Vec::new(),
             splits: Vec::new(),
+            checkpoints: None,
+            restores: Vec::new(),
         });
         order.tasks.push((*task).into());
     }

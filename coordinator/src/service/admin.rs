@@ -141,12 +141,23 @@ impl JobService for AdminService {
         let (tx, rx) = oneshot::channel();
         let is_sent = handle.mailbox.send(Letter::Stop(drain, tx)).await.is_ok();
         if is_sent && rx.await.unwrap_or(false) {
-            return Ok(Response::new(v1::StopJobResponse {}));
+            return Ok(Response::new(v1::StopJobResponse::default()));
         }
         self.live(id)?;
         let state = handle.record.lock().state().name();
         let hint = "only a RUNNING job whose tasks have all started can be stopped; cancel it instead";
         Err(Status::failed_precondition(format!("job {id} is {state}: {hint}")))
+    }
+
+    async fn take_checkpoint(
+        &self,
+        _: Request<v1::TakeCheckpointRequest>,
+    ) -> Result<Response<v1::TakeCheckpointResponse>, Status> {
+        Err(Status::unimplemented("checkpoints are not taken yet"))
+    }
+
+    async fn rescale_job(&self, _: Request<v1::RescaleJobRequest>) -> Result<Response<v1::RescaleJobResponse>, Status> {
+        Err(Status::unimplemented("checkpoints are not taken yet"))
     }
 
     async fn get_cluster(&self, _: Request<v1::GetClusterRequest>) -> Result<Response<v1::ClusterDetails>, Status> {

@@ -149,6 +149,10 @@ impl Session {
                 let job = change.token.as_ref().map(|token| token.job_id.clone());
                 self.write(job, Letter::TaskChanged(worker.clone(), change)).await;
             }
+            // No checkpoint is triggered, so none is answered.
+            Report::CheckpointAcknowledged(_) | Report::CheckpointDeclined(_) => {
+                tracing::debug!(%worker, "ignored a report of a checkpoint");
+            }
             Report::Published(answer) => {
                 let job = answer.token.as_ref().map(|token| token.job_id.clone());
                 self.write(job, Letter::Published(worker.clone(), answer)).await;

@@ -28,7 +28,7 @@ mod tests {
         #[test]
         fn every_split_is_dealt_once_and_in_order(count in 0..50u32, parallelism in 1..9u32) {
             let splits: Vec<Split> =
-                (0..count).map(|index| Split { index: SplitIndex(index), description: Value::Null }).collect();
+                (0..count).map(|index| Split { index: SplitIndex(index), description: Value::Null, position: None }).collect();
             let shares = deal(&splits, parallelism);
             prop_assert_eq!(shares.len(), parallelism as usize);
             let mut all: Vec<u32> = Vec::new();

@@ -55,7 +55,11 @@ impl SourceFactory for FakeSource {
         match settings.get("splits") {
             Some(Value::Integer(0)) => Err(OperatorError::user("source-missing", "there is no file 'x.csv'")),
             Some(Value::Integer(count)) => Ok((0..*count as u32)
-                .map(|index| Split { index: SplitIndex(index), description: Value::Integer(i64::from(index)) })
+                .map(|index| Split {
+                    index: SplitIndex(index),
+                    description: Value::Integer(i64::from(index)),
+                    position: None,
+                })
                 .collect()),
             _ => Ok(Vec::new()),
         }
@@ -132,7 +136,11 @@ impl Served {
     }
 
     pub async fn submit(&mut self, graph: v1::JobGraph) -> String {
-        let answer = self.client.submit_job(v1::SubmitJobRequest { job: Some(graph) }).await.expect("submit");
+        let answer = self
+            .client
+            .submit_job(v1::SubmitJobRequest { job: Some(graph), ..v1::SubmitJobRequest::default() })
+            .await
+            .expect("submit");
         let answer = answer.into_inner();
         assert_eq!(answer.problems, []);
         answer.job_id
@@ -240,7 +248,7 @@ impl FakeWorker {
 
     pub async fn answer(&self, publish: &v1::Publish, failure: Option<v1::Failure>) {
         let (token, operator) = (publish.token.clone(), publish.operator.clone());
-        self.send(Report::Published(v1::Published { token, operator, failure })).await;
+        self.send(Report::Published(v1::Published { token, operator, failure, checkpoint_id: 0 })).await;
     }
 
     /// Takes a deployment and brings its tasks to RUNNING, alone in the cluster.

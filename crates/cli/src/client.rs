@@ -100,7 +100,7 @@ pub async fn cancel(options: &JobOptions) -> anyhow::Result<()> {
 /// `weir stop`.
 pub async fn stop(options: &StopOptions) -> anyhow::Result<()> {
     let (mut client, job_id) = open(&options.job).await?;
-    let request = v1::StopJobRequest { job_id: job_id.clone(), drain: options.drain };
+    let request = v1::StopJobRequest { job_id: job_id.clone(), drain: options.drain, ..v1::StopJobRequest::default() };
     client.stop_job(request).await.map_err(|status| refused(&status))?;
     line(&format!("Stopping job {job_id}."));
     Ok(())

@@ -77,7 +77,7 @@ async fn run_in(mut client: Client, job: &SubmittedJob, signals: Signals) -> any
 ///
 /// **Errors**: [`Refused`] with everything that is wrong with it.
 pub async fn submit(client: &mut Client, job: &SubmittedJob) -> anyhow::Result<String> {
-    let request = v1::SubmitJobRequest { job: Some(job_to_proto(job)) };
+    let request = v1::SubmitJobRequest { job: Some(job_to_proto(job)), ..v1::SubmitJobRequest::default() };
     let answer = client.submit_job(request).await.map_err(|status| client::refused(&status))?.into_inner();
     if !answer.problems.is_empty() {
         let problems = answer.problems.into_iter().map(problem_from_proto).collect();

@@ -1,6 +1,7 @@
 //! What flows through a channel, in order: batches and the control elements between them.
 
 use crate::batch::Batch;
+use crate::ids::CheckpointId;
 use crate::time::EventTime;
 
 /// One element of a stream. Order within a channel is kept from sender to receiver.
@@ -23,8 +24,8 @@ pub enum StreamElement {
 /// The mark of one checkpoint in a stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Barrier {
-    /// Which checkpoint; grows by one with every trigger of a job.
-    pub checkpoint: u64,
+    /// Which checkpoint.
+    pub checkpoint: CheckpointId,
 }
 
 /// The outputs an operator may have.

@@ -127,6 +127,16 @@ number_id! {
     SplitIndex
 }
 
+/// One checkpoint of a job, from 1; grows with every trigger, also over restarts of the job.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct CheckpointId(pub u64);
+
+impl fmt::Display for CheckpointId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
 /// Proves to a receiver that a message is not from the past: the coordinator's term and the job's attempt.
 ///
 /// A receiver remembers the greatest token it has seen for a job and refuses anything smaller.

@@ -20,9 +20,11 @@ pub mod value;
 pub use aggregate::{AggregateFunction, OrderItem, TypedAggregate, TypedExpression, TypedItem};
 pub use batch::{Batch, ChangeKind};
 pub use clock::Clock;
-pub use element::{OutputTag, StreamElement};
+pub use element::{Barrier, OutputTag, StreamElement};
 pub use error::{ErrorDomain, RetryHint};
-pub use ids::{AttemptNumber, EdgeId, FencingToken, JobId, OperatorUid, SplitIndex, SubtaskIndex, VertexId, WorkerId};
+pub use ids::{
+    AttemptNumber, CheckpointId, EdgeId, FencingToken, JobId, OperatorUid, SplitIndex, SubtaskIndex, VertexId, WorkerId,
+};
 pub use key_group::{KeyGroup, KeyGroupRange};
 pub use random::Random;
 pub use settings::{Problem, Settings};

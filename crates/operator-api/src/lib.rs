@@ -18,8 +18,8 @@ pub use connector::{Registry, SinkFactory, SourceFactory};
 pub use error::OperatorError;
 pub use metrics::OperatorMetrics;
 pub use operator::{Operator, OperatorContext, Output, OutputTag, Progress, SplitEvent};
-pub use sink::{Committable, SinkContext, SinkReport, SinkWriter};
-pub use source::{ReaderContext, SourceEvent, SourceReader, Split};
+pub use sink::{Committable, Cut, PreparedOutput, SinkContext, SinkReport, SinkState, SinkWriter};
+pub use source::{ReaderContext, SourceEvent, SourceReader, Split, SplitPosition};
 
 /// Result of operator code.
 pub type Result<T, E = OperatorError> = std::result::Result<T, E>;

@@ -6,8 +6,10 @@ use arrow_schema::SchemaRef;
 pub use weir_core::element::OutputTag;
 use weir_core::{Batch, Clock, EventTime, KeyGroupRange, OperatorUid, SplitIndex, SubtaskIndex};
 
-use crate::Result;
+use weir_state::StateTable;
+
 use crate::bad_record::BadRecord;
+use crate::{OperatorError, Result};
 
 /// Where an operator's results go. The chain implements it; calls never block and never fail: what does not fit
 /// downstream waits in the task, which stops giving input until it is gone.
@@ -124,6 +126,33 @@ pub trait Operator: Send {
     /// A stop without drain comes here without a `MAX` watermark: open windows are not results and stay silent.
     fn on_end(&mut self, _out: &mut dyn Output) -> Result<Progress> {
         Ok(Progress::Done)
+    }
+
+    /// A barrier has come on all inputs: whatever is held back for efficiency only (partials, a batch that is being
+    /// filled) goes out now, in front of the barrier, so that it is not state. [`Operator::snapshot`] follows after the
+    /// last `resume`.
+    fn on_barrier(&mut self, _out: &mut dyn Output) -> Result<Progress> {
+        Ok(Progress::Done)
+    }
+
+    /// The state at a barrier. Called on the task's thread, so it only copies; encoding and uploading happen beside the
+    /// stream. An operator whose `snapshot` and `restore` are not written has no state.
+    fn snapshot(&mut self) -> Result<Vec<StateTable>> {
+        Ok(Vec::new())
+    }
+
+    /// Takes back the state of a checkpoint, before any input. Keyed tables hold the rows of this subtask's key groups
+    /// and no others, whichever subtasks had them; shared tables hold the rows of all subtasks. `watermark` is the
+    /// input watermark at the barrier (the least over subtasks): what it closed then is closed, and does not fire again.
+    ///
+    /// **Errors**: a table, version or schema that this operator cannot read.
+    fn restore(&mut self, tables: Vec<StateTable>, _watermark: EventTime) -> Result<()> {
+        match tables.first() {
+            Some(table) => {
+                Err(OperatorError::internal(format!("the operator has no state and got the table '{}'", table.name)))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Bytes of state held now, roughly; for metrics and limits.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
 use async_trait::async_trait;
-use weir_core::{Batch, Clock, JobId, OperatorUid, SubtaskIndex, Value};
+use weir_core::{Batch, CheckpointId, Clock, FencingToken, JobId, OperatorUid, SubtaskIndex, Value};
+use weir_state::StateTable;
 
 use crate::Result;
 use crate::bad_record::BadRecord;
@@ -28,8 +29,44 @@ pub struct SinkContext {
     pub parallelism: u32,
     /// Schema of the input.
     pub input: SchemaRef,
+    /// Coordinator's term and attempt of the job: no two attempts may write to one hidden file.
+    pub token: FencingToken,
+    /// The state that all subtasks of this sink gave at the checkpoint the job is restored from; each subtask gets all
+    /// of it, with the number of the subtask that gave it. Empty when the job starts afresh.
+    pub restored: Vec<SinkState>,
     /// The clock.
     pub clock: Arc<dyn Clock>,
+}
+
+/// What one sink subtask gave at a checkpoint.
+#[derive(Clone, Debug)]
+pub struct SinkState {
+    /// Which subtask.
+    pub subtask: SubtaskIndex,
+    /// Plain values, in the connector's own words.
+    pub values: Vec<Value>,
+    /// Rows.
+    pub tables: Vec<StateTable>,
+}
+
+/// Why output is prepared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cut {
+    /// A checkpoint: what was written since the last cut is committed with it, and writing goes on.
+    Checkpoint(CheckpointId),
+    /// The end of the input: everything that is still to be committed is committed with the end of the job.
+    End,
+}
+
+/// What a sink writer has prepared at a cut.
+#[derive(Clone, Debug, Default)]
+pub struct PreparedOutput {
+    /// Output to publish once the cut is committed: that since the last cut, nothing twice.
+    pub committables: Vec<Committable>,
+    /// State to go on with after a restore from this cut, plain values.
+    pub values: Vec<Value>,
+    /// State to go on with after a restore from this cut, rows.
+    pub tables: Vec<StateTable>,
 }
 
 /// Output that is written but not yet visible: plain data that outlives the writer and goes into the job's commit.
@@ -57,22 +94,25 @@ pub trait SinkWriter: Send {
         Ok(())
     }
 
-    /// Makes everything written so far durable, still invisible, and says what to publish.
-    async fn prepare(&mut self) -> Result<Vec<Committable>>;
+    /// Makes everything written so far durable, still invisible, and says what to publish. After a checkpoint more rows
+    /// follow; after the end nothing does. Waiting here holds up the stream.
+    async fn prepare(&mut self, cut: Cut) -> Result<PreparedOutput>;
 
     /// Totals so far; asked after the last `prepare`.
     fn report(&self) -> SinkReport {
         SinkReport::new()
     }
 
-    /// The attempt is over without a commit: removes what was written and is not published. Must not fail half-way.
+    /// The attempt is over without a commit: removes what was written since the last cut. What was prepared before may
+    /// be part of a checkpoint and is left alone. Must not fail half-way.
     async fn abort(&mut self);
 }
 
 /// Makes prepared output visible. Runs on a worker, after the commit point, in the order of commits.
 #[async_trait]
 pub trait SinkCommitter: Send {
-    /// Publishes; doing it again changes nothing.
+    /// Publishes the output of one cut, in the order given; cuts come in order. Doing it again changes nothing, also
+    /// after later cuts were published.
     async fn publish(&mut self, committables: Vec<Committable>) -> Result<()>;
 
     /// The job ended without committing these: removes them.

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use std::collections::BTreeMap;
 use weir_core::{Batch, Clock, OperatorUid, SplitIndex, SubtaskIndex, Value};
 
-use crate::Result;
 use crate::bad_record::BadRecord;
+use crate::{OperatorError, Result};
 
 /// A part of a source that one subtask reads: plain data the connector understands.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +17,20 @@ pub struct Split {
     pub index: SplitIndex,
     /// What to read, in the connector's own words.
     pub description: Value,
+    /// Where a restored job goes on, in the connector's own words; `None` at the beginning of the split.
+    pub position: Option<Value>,
+}
+
+/// Where a reader stands in one split.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SplitPosition {
+    /// Which split.
+    pub split: SplitIndex,
+    /// What [`Split::position`] is to be when the job goes on after the last event handed out; `None` while nothing of
+    /// the split was handed out.
+    pub position: Option<Value>,
+    /// Everything of the split was handed out, its `SplitFinished` too; a restored job does not get it again.
+    pub is_finished: bool,
 }
 
 /// What a reader knows about its place.
@@ -66,6 +80,14 @@ pub trait SourceReader: Send {
     ///
     /// **Cancel safety**: must be cancel safe: a dropped call loses no row. **Errors**: end the job.
     async fn next(&mut self) -> Result<SourceEvent>;
+
+    /// Where the reader stands in each of its splits: after the last event that `next` gave, whatever it has read ahead.
+    /// Called between two calls of `next`, at a barrier; must be quick.
+    ///
+    /// **Errors**: a source that cannot say so cannot take part in checkpoints.
+    fn positions(&self) -> Result<Vec<SplitPosition>> {
+        Err(OperatorError::user("checkpoint-source", "this source cannot be read again from where it stands"))
+    }
 
     /// Whether a split that has not begun holds the watermark back. Asked once per split, before reading.
     fn holds_watermark(&self, _split: &Split) -> bool {

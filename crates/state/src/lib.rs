@@ -4,6 +4,7 @@
 //! entry's group follows from its hash, see [`KeyTable::ids_of_key_groups`].
 
 pub mod slot_index;
+pub mod state_table;
 
 pub mod key_table;
 
@@ -11,3 +12,4 @@ mod key_store;
 
 pub use key_table::KeyTable;
 pub use slot_index::SlotIndex;
+pub use state_table::{StateScope, StateTable};

@@ -138,6 +138,7 @@ impl Attempts {
             let parts = TaskParts {
                 environment: self.worker.environment.clone(),
                 job: deployment.key.job,
+                token: deployment.key.token,
                 plan: Arc::clone(&deployment.plan),
                 key: task,
                 source: deployment.sources.get(&task).cloned().unwrap_or_default(),
@@ -311,7 +312,8 @@ impl Deployment {
             for split in assignment.splits {
                 let description =
                     convert::value_from_proto(split.description.unwrap_or_default()).map_err(unreadable)?;
-                part.splits.push(Split { index: SplitIndex(split.index), description });
+                let position = split.position.map(convert::value_from_proto).transpose().map_err(unreadable)?;
+                part.splits.push(Split { index: SplitIndex(split.index), description, position });
             }
             deployment.sources.insert(known(assignment.task)?, part);
         }

@@ -19,7 +19,7 @@ const PUBLISH_TIMED_OUT: &str = "publish-timeout";
 
 /// Carries out one order and gives the answer.
 pub(crate) async fn publish(worker: Worker, order: v1::Publish) -> Message {
-    let (token, operator) = (order.token.clone(), order.operator.clone());
+    let (token, operator, checkpoint_id) = (order.token.clone(), order.operator.clone(), order.checkpoint_id);
     let clock = worker.environment.clock.clone();
     let published = tokio::select! {
         published = carry_out(&worker, order) => published,
@@ -34,7 +34,7 @@ pub(crate) async fn publish(worker: Worker, order: v1::Publish) -> Message {
         tracing::error!(%operator, "publishing failed: {error}");
         failure(&error, place)
     });
-    Message::Published(v1::Published { token, operator, failure })
+    Message::Published(v1::Published { token, operator, failure, checkpoint_id })
 }
 
 async fn carry_out(worker: &Worker, order: v1::Publish) -> Result<(), TaskError> {

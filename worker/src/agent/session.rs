@@ -206,6 +206,9 @@ impl Session<'_> {
             Order::Cancel(order) => &order.token,
             Order::Stop(order) => &order.token,
             Order::Publish(order) => &order.token,
+            Order::TriggerCheckpoint(order) => &order.token,
+            Order::CheckpointCompleted(order) => &order.token,
+            Order::CheckpointAborted(order) => &order.token,
         };
         let key = match convert::token_from_proto(token.clone()) {
             Ok((job, token)) => AttemptKey { job, token },
@@ -230,6 +233,7 @@ impl Session<'_> {
                 let answer = async move { reporter.send(publish(worker, order).await).await };
                 self.worker.spawned.spawn(answer);
             }
+            Order::TriggerCheckpoint(_) | Order::CheckpointCompleted(_) | Order::CheckpointAborted(_) => {}
             Order::Registered(_) | Order::Refused(_) => {}
         }
     }

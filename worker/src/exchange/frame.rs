@@ -10,6 +10,7 @@ use arrow_ipc::writer::{DictionaryTracker, IpcDataGenerator, IpcWriteContext, Ip
 use arrow_ipc::{MessageHeader, root_as_message};
 use arrow_schema::SchemaRef;
 use bytes::Bytes;
+use weir_core::CheckpointId;
 use weir_core::element::Barrier;
 use weir_core::{Batch, EdgeId, EventTime, StreamElement, SubtaskIndex};
 use weir_proto::v1::{FencingToken, Frame, FrameKind};
@@ -64,7 +65,7 @@ pub fn encode(channel: ChannelKey, sequence: u64, element: &StreamElement) -> Re
             FrameKind::Watermark
         }
         StreamElement::Barrier(barrier) => {
-            frame.checkpoint_id = barrier.checkpoint;
+            frame.checkpoint_id = barrier.checkpoint.0;
             FrameKind::Barrier
         }
         StreamElement::Idle => FrameKind::Idle,
@@ -101,7 +102,7 @@ pub fn decode(frame: Frame, schema: &SchemaRef) -> Result<StreamElement, TaskErr
             Ok(StreamElement::Batch(Batch::new(records, frame.time_unix_us)))
         }
         Ok(FrameKind::Watermark) => Ok(StreamElement::Watermark(EventTime(frame.time_unix_us))),
-        Ok(FrameKind::Barrier) => Ok(StreamElement::Barrier(Barrier { checkpoint: frame.checkpoint_id })),
+        Ok(FrameKind::Barrier) => Ok(StreamElement::Barrier(Barrier { checkpoint: CheckpointId(frame.checkpoint_id) })),
         Ok(FrameKind::Idle) => Ok(StreamElement::Idle),
         Ok(FrameKind::Active) => Ok(StreamElement::Active),
         Ok(FrameKind::EndOfInput) => Ok(StreamElement::EndOfInput),
@@ -197,7 +198,7 @@ mod tests {
         for element in [
             StreamElement::Watermark(EventTime(-5)),
             StreamElement::Watermark(EventTime::MAX),
-            StreamElement::Barrier(Barrier { checkpoint: 9 }),
+            StreamElement::Barrier(Barrier { checkpoint: CheckpointId(9) }),
             StreamElement::Idle,
             StreamElement::Active,
             StreamElement::EndOfInput,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use weir_core::{Clock, EdgeId, JobId, KeyGroupRange};
+use weir_core::{Clock, EdgeId, FencingToken, JobId, KeyGroupRange};
 use weir_graph::plan::PlannedRole;
 use weir_graph::{JobPlan, PlannedOperator, Vertex};
 use weir_operator_api::{
@@ -55,6 +55,8 @@ pub struct TaskParts {
     pub environment: Environment,
     /// The job.
     pub job: JobId,
+    /// Coordinator's term and attempt.
+    pub token: FencingToken,
     /// Its plan.
     pub plan: Arc<JobPlan>,
     /// Which task.
@@ -198,6 +200,8 @@ impl TaskParts {
             subtask: self.key.subtask,
             parallelism: self.vertex().parallelism,
             input: planned.inputs.first().unwrap_or(&planned.output).clone(),
+            token: self.token,
+            restored: Vec::new(),
             clock: self.environment.clock.clone(),
         }
     }

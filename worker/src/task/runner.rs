@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use weir_core::{Clock, EdgeId, OperatorUid};
-use weir_operator_api::{Committable, SinkReport, SinkWriter};
+use weir_operator_api::{Committable, Cut, SinkReport, SinkWriter};
 
 use super::chain::{Chain, Pending};
 use super::counters::{Doing, TaskCounters};
@@ -139,8 +139,9 @@ impl Runner {
     pub async fn prepare(&mut self) -> Result<Prepared, TaskError> {
         let mut prepared = Prepared::default();
         for Sink { uid, writer } in &mut self.sinks {
-            let committables = self.counters.watch(Doing::BackPressured, writer.prepare()).await;
-            prepared.committables.extend(committables.map_err(|error| TaskError::of_operator(uid, &error))?);
+            let output = self.counters.watch(Doing::BackPressured, writer.prepare(Cut::End)).await;
+            let output = output.map_err(|error| TaskError::of_operator(uid, &error))?;
+            prepared.committables.extend(output.committables);
             prepared.totals.push((uid.clone(), writer.report()));
         }
         Ok(prepared)

@@ -149,7 +149,7 @@ impl Cluster {
                 task: Some(id(*task)),
                 operator: "numbers".to_owned(),
                 split_count: sources,
-                splits: vec![v1::Split { index: task.1, description: None }],
+                splits: vec![v1::Split { index: task.1, description: None, position: None }],
             });
             let deploy = v1::Deploy {
                 token: Some(token(attempt)),
@@ -157,6 +157,7 @@ impl Cluster {
                 locations: all.iter().map(location).collect(),
                 splits: splits.collect(),
                 tasks: tasks.into_iter().map(id).collect(),
+                ..v1::Deploy::default()
             };
             worker.order(Order::Deploy(deploy)).await;
         }

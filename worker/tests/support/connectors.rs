@@ -12,8 +12,8 @@ use weir_core::{Batch, OperatorUid, Settings, SplitIndex, SubtaskIndex, Value};
 use weir_operator_api::connector::{SinkProperties, SourceProperties};
 use weir_operator_api::sink::SinkCommitter;
 use weir_operator_api::{
-    BadRecord, Committable, OperatorError, ReaderContext, Result, SinkContext, SinkFactory, SinkReport, SinkWriter,
-    SourceEvent, SourceFactory, SourceReader, Split,
+    BadRecord, Committable, Cut, OperatorError, PreparedOutput, ReaderContext, Result, SinkContext, SinkFactory,
+    SinkReport, SinkWriter, SourceEvent, SourceFactory, SourceReader, Split,
 };
 
 pub fn schema() -> SchemaRef {
@@ -159,10 +159,12 @@ impl SinkWriter for Writer {
         Ok(Vec::new())
     }
 
-    async fn prepare(&mut self) -> Result<Vec<Committable>> {
+    async fn prepare(&mut self, _cut: Cut) -> Result<PreparedOutput> {
         self.sink.seen(|seen| seen.prepared += 1);
         let description = Value::from([("subtask", Value::Integer(i64::from(self.context.subtask.0)))]);
-        Ok(vec![Committable { sink: self.context.uid.clone(), subtask: self.context.subtask, description }])
+        let sink = self.context.uid.clone();
+        let committables = vec![Committable { sink, subtask: self.context.subtask, description }];
+        Ok(PreparedOutput { committables, ..PreparedOutput::default() })
     }
 
     fn report(&self) -> SinkReport {

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use weir_core::{Batch, Clock, Settings, Value};
 use weir_operator_api::connector::SinkProperties;
 use weir_operator_api::sink::{SinkCommitter, SinkReport};
-use weir_operator_api::{BadRecord, Committable, Result, SinkContext, SinkFactory, SinkWriter};
+use weir_operator_api::{BadRecord, Cut, PreparedOutput, Result, SinkContext, SinkFactory, SinkWriter};
 
 use crate::nothing::NothingToCommit;
 
@@ -81,8 +81,8 @@ impl SinkWriter for Writer {
         Ok(Vec::new())
     }
 
-    async fn prepare(&mut self) -> Result<Vec<Committable>> {
-        Ok(Vec::new())
+    async fn prepare(&mut self, _cut: Cut) -> Result<PreparedOutput> {
+        Ok(PreparedOutput::default())
     }
 
     fn report(&self) -> SinkReport {

@@ -92,10 +92,11 @@ pub fn enumerate(settings: &SourceSettings, parallelism: u32) -> Result<Vec<Spli
         });
     }
     let pieces = cut(&files, settings.split_bytes, parallelism);
-    let splits = pieces
-        .iter()
-        .enumerate()
-        .map(|(index, piece)| Split { index: SplitIndex(index as u32), description: piece.to_value() });
+    let splits = pieces.iter().enumerate().map(|(index, piece)| Split {
+        index: SplitIndex(index as u32),
+        description: piece.to_value(),
+        position: None,
+    });
     Ok(splits.collect())
 }
 

@@ -26,7 +26,9 @@ use weir_core::batch::{CHANGE_COLUMN, is_changing};
 use weir_core::{Batch, Settings, Value};
 use weir_operator_api::connector::SinkProperties;
 use weir_operator_api::sink::SinkCommitter;
-use weir_operator_api::{BadRecord, Committable, OperatorError, Result, SinkContext, SinkFactory, SinkWriter};
+use weir_operator_api::{
+    BadRecord, Committable, Cut, OperatorError, PreparedOutput, Result, SinkContext, SinkFactory, SinkWriter,
+};
 
 use crate::files::committer::{Committer, remove};
 use crate::files::compression::Compression;
@@ -354,7 +356,7 @@ impl SinkWriter for Writer {
         Ok(Vec::new())
     }
 
-    async fn prepare(&mut self) -> Result<Vec<Committable>> {
+    async fn prepare(&mut self, _cut: Cut) -> Result<PreparedOutput> {
         let has_news = std::mem::replace(&mut self.has_news, false);
         if let (Some(last_rows), true) = (&self.last_rows, has_news) {
             for rows in last_rows.in_order(UPSERT_BATCH_ROWS)? {
@@ -370,7 +372,8 @@ impl SinkWriter for Writer {
                 description: paths.to_value()?,
             })
         });
-        committables.collect()
+        let committables = committables.collect::<Result<Vec<_>>>()?;
+        Ok(PreparedOutput { committables, ..PreparedOutput::default() })
     }
 
     async fn abort(&mut self) {

@@ -9,9 +9,9 @@ use arrow_array::{ArrayRef, Float64Array, Int8Array, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use expect_test::expect;
 use weir_core::batch::change_field;
-use weir_core::{Batch, JobId, OperatorUid, Settings, SubtaskIndex, Value};
+use weir_core::{AttemptNumber, Batch, FencingToken, JobId, OperatorUid, Settings, SubtaskIndex, Value};
 use weir_operator_api::sink::SinkCommitter;
-use weir_operator_api::{Committable, SinkContext, SinkFactory, SinkWriter, SystemClock};
+use weir_operator_api::{Committable, Cut, SinkContext, SinkFactory, SinkWriter, SystemClock};
 
 use super::FileSink;
 
@@ -53,6 +53,8 @@ fn context(settings: &Map, input: SchemaRef, subtask: u32) -> SinkContext {
         subtask: SubtaskIndex(subtask),
         parallelism: 2,
         input,
+        token: FencingToken { term: 1, attempt: AttemptNumber(1) },
+        restored: Vec::new(),
         clock: Arc::new(SystemClock::default()),
     }
 }
@@ -88,7 +90,7 @@ async fn write_and_prepare(settings: &Map, batches: Vec<Batch>) -> Vec<Committab
     for batch in batches {
         assert_eq!(writer.write(batch).await.expect("writes"), vec![]);
     }
-    writer.prepare().await.expect("prepares")
+    writer.prepare(Cut::End).await.expect("prepares").committables
 }
 
 #[test]
@@ -144,7 +146,7 @@ fn abort_and_discard_leave_nothing() {
                 writer.write(rows(&[(0, "a", 1.0)], plain_schema())).await.expect("writes");
             }
             if prepare {
-                writer.prepare().await.expect("prepares");
+                writer.prepare(Cut::End).await.expect("prepares");
             }
             writer.abort().await;
             assert_eq!(files(&directory.path().join("parts")), []);
@@ -179,7 +181,8 @@ fn empty_result_still_writes_its_file() {
     for name in ["out.csv", "out.json", "out.parquet"] {
         run(async {
             let map = settings(&directory.path().join(name), &[]);
-            let committables = writer(&map, plain_schema()).await.prepare().await.expect("prepares");
+            let committables =
+                writer(&map, plain_schema()).await.prepare(Cut::End).await.expect("prepares").committables;
             committer().await.publish(committables).await.expect("publishes");
         });
     }

@@ -387,7 +387,7 @@ proptest! {
             if let Some(end) = starts.get(index + 1) {
                 description.insert("end".to_owned(), Value::Integer(*end));
             }
-            Split { index: SplitIndex(index as u32), description: Value::Map(description) }
+            Split { index: SplitIndex(index as u32), description: Value::Map(description), position: None }
         });
         let read = runtime().block_on(read_splits(&settings(&path, &[]), splits.collect(), 7)).expect("reads");
         prop_assert_eq!(read.numbers(), (0..texts.len() as i64).collect::<Vec<_>>());

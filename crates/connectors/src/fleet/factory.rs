@@ -220,6 +220,7 @@ impl SourceFactory for FleetSource {
     ) -> Result<Vec<Split>> {
         let split = |index: u32| Split {
             index: SplitIndex(index),
+            position: None,
             description: Value::from([
                 ("first_truck", Value::Integer(i64::from(index))),
                 ("truck_stride", Value::Integer(i64::from(parallelism))),

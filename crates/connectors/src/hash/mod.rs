@@ -16,7 +16,7 @@ use weir_core::batch::CHANGE_COLUMN;
 use weir_core::{Batch, ChangeKind, Settings, Value};
 use weir_operator_api::connector::SinkProperties;
 use weir_operator_api::sink::{SinkCommitter, SinkReport};
-use weir_operator_api::{BadRecord, Committable, Result, SinkContext, SinkFactory, SinkWriter};
+use weir_operator_api::{BadRecord, Cut, PreparedOutput, Result, SinkContext, SinkFactory, SinkWriter};
 
 use crate::format::text::{TimeStyle, can_write, text_columns};
 use crate::nothing::NothingToCommit;
@@ -101,8 +101,8 @@ impl SinkWriter for Writer {
         Ok(Vec::new())
     }
 
-    async fn prepare(&mut self) -> Result<Vec<Committable>> {
-        Ok(Vec::new())
+    async fn prepare(&mut self, _cut: Cut) -> Result<PreparedOutput> {
+        Ok(PreparedOutput::default())
     }
 
     fn report(&self) -> SinkReport {

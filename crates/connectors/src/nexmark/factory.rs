@@ -100,6 +100,7 @@ impl SourceFactory for NexmarkSource {
     ) -> Result<Vec<Split>> {
         let split = |index: u32| Split {
             index: SplitIndex(index),
+            position: None,
             description: Value::from([
                 ("first_block", Value::Integer(i64::from(index))),
                 ("block_stride", Value::Integer(i64::from(parallelism))),

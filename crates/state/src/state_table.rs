@@ -1,0 +1,71 @@
+//! What an operator hands to a checkpoint, and gets back from one: named tables of plain rows.
+//!
+//! Operators fill and read them; the worker cuts them into key groups, encodes and uploads them. A table is a format on
+//! disk: its name, its version and its columns are never changed silently.
+
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, RecordBatch, UInt32Array};
+use arrow_schema::{ArrowError, DataType, Field, Schema};
+
+/// Name of the first column of every keyed table: the key group of the row, UInt32, not null.
+pub const KEY_GROUP_COLUMN: &str = "key_group";
+
+/// Who gets which rows of a table when a job is restored.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum StateScope {
+    /// The subtask that owns the row's key group; the first column is [`KEY_GROUP_COLUMN`].
+    Keyed,
+    /// Every subtask gets the rows of all subtasks, and takes what is its own (state of splits).
+    Shared,
+}
+
+/// Rows of one state of one operator subtask.
+#[derive(Clone, Debug)]
+pub struct StateTable {
+    /// Unique in the operator: lower case, digits and `-`.
+    pub name: String,
+    /// Version of the meaning of the columns; the operator that reads it knows all versions up to its own.
+    pub version: u32,
+    /// Who gets which rows.
+    pub scope: StateScope,
+    /// The rows; all batches have one schema. The order of rows means nothing.
+    pub batches: Vec<RecordBatch>,
+}
+
+impl StateTable {
+    /// A keyed table with one batch: the key groups in front of these columns.
+    ///
+    /// **Shapes**: one key group per row of the columns.
+    /// **Errors**: columns of different lengths.
+    pub fn keyed(
+        name: &str,
+        version: u32,
+        key_groups: Vec<u32>,
+        columns: Vec<(&str, ArrayRef)>,
+    ) -> Result<StateTable, ArrowError> {
+        let mut fields = vec![Field::new(KEY_GROUP_COLUMN, DataType::UInt32, false)];
+        let mut arrays: Vec<ArrayRef> = vec![Arc::new(UInt32Array::from(key_groups))];
+        for (column, array) in columns {
+            fields.push(Field::new(column, array.data_type().clone(), true));
+            arrays.push(array);
+        }
+        let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)?;
+        Ok(StateTable { name: name.to_owned(), version, scope: StateScope::Keyed, batches: vec![batch] })
+    }
+
+    /// A shared table with one batch.
+    ///
+    /// **Errors**: columns of different lengths.
+    pub fn shared(name: &str, version: u32, columns: Vec<(&str, ArrayRef)>) -> Result<StateTable, ArrowError> {
+        let fields = columns.iter().map(|(column, array)| Field::new(*column, array.data_type().clone(), true));
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        let batch = RecordBatch::try_new(schema, columns.into_iter().map(|(_, array)| array).collect())?;
+        Ok(StateTable { name: name.to_owned(), version, scope: StateScope::Shared, batches: vec![batch] })
+    }
+
+    /// How many rows there are.
+    pub fn num_rows(&self) -> usize {
+        self.batches.iter().map(RecordBatch::num_rows).sum()
+    }
+}
