@@ -1,6 +1,8 @@
 //! Runs `weir` as a user would and accounts what the whole process cost: CPU by the operating system, peak memory,
 //! counters and latency from the job's own summary.
 
+#![allow(clippy::disallowed_methods, reason = "it measures real processes on the real clock")]
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};

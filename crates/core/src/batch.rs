@@ -3,7 +3,6 @@
 //! The schema of a batch names its event-time column in the metadata; a stream that retracts carries one
 //! hidden column with the kind of each change.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow_array::types::TimestampMicrosecondType;
@@ -121,7 +120,7 @@ pub fn event_time_index(schema: &Schema) -> Option<usize> {
 
 /// Names `column` as the event-time column; `None` removes the name.
 pub fn with_event_time(schema: &Schema, column: Option<&str>) -> SchemaRef {
-    let mut metadata: HashMap<String, String> = schema.metadata().clone();
+    let mut metadata = schema.metadata().clone();
     match column {
         Some(name) => metadata.insert(EVENT_TIME_KEY.to_owned(), name.to_owned()),
         None => metadata.remove(EVENT_TIME_KEY),

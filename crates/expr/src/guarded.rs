@@ -37,6 +37,7 @@ pub(crate) fn guarded(expr: &Arc<dyn PhysicalExpr>) -> Result<Option<Arc<dyn Phy
 }
 
 /// `left AND right` or `left OR right`.
+#[allow(clippy::derived_hash_with_manual_eq, reason = "both take all fields")]
 #[derive(Debug, Eq, Hash)]
 struct Condition {
     left: Arc<dyn PhysicalExpr>,

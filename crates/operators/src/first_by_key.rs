@@ -56,9 +56,12 @@ struct FirstByKey {
     batch_rows: usize,
 }
 
+/// A row with its key.
+type Candidate = (u32, u32);
+
 impl FirstByKey {
     /// Notes the times of new candidates. Gives the rows that may be candidates, with their keys, and which are late.
-    fn sort_in(&mut self, batch: &Batch) -> Result<(Vec<(u32, u32)>, Option<BooleanArray>)> {
+    fn sort_in(&mut self, batch: &Batch) -> Result<(Vec<Candidate>, Option<BooleanArray>)> {
         let times =
             batch.event_times().ok_or_else(|| OperatorError::internal("rows without event time"))?.values().clone();
         let ids = self.keys.intern(&batch.records)?;

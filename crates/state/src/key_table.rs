@@ -390,6 +390,7 @@ impl KeyTable {
 }
 
 /// Interns one column, whose nulls are one entry of their own.
+#[allow(clippy::too_many_arguments, reason = "the parts of a table are borrowed one by one")]
 #[inline]
 fn intern_column<B: ?Sized, S: Store<B> + PutNull>(
     entries: &mut Entries,

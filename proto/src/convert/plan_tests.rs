@@ -1,7 +1,5 @@
 //! Tests of the conversion of plans: everything survives, and nothing unsound gets in.
 
-use std::collections::HashMap;
-
 use arrow_schema::{DataType, Field};
 use proptest::prelude::*;
 use weir_core::batch::{EVENT_TIME_KEY, event_time_type};
@@ -16,7 +14,7 @@ fn schema() -> SchemaRef {
         Field::new("event_time", event_time_type(), false),
         Field::new("prices", DataType::List(Arc::new(item)), true),
     ];
-    Arc::new(Schema::new_with_metadata(fields, HashMap::from([(EVENT_TIME_KEY.into(), "event_time".into())])))
+    Arc::new(Schema::new_with_metadata(fields, [(EVENT_TIME_KEY.into(), "event_time".into())].into()))
 }
 
 fn operator(uid: &str, role: PlannedRole, inputs: usize, routes: Vec<Route>) -> PlannedOperator {

@@ -1,8 +1,6 @@
 //! Stream elements as frames of the wire. Rows travel as Arrow IPC; the schema is the edge's and does not travel.
 //! Frames come from the network: whatever they hold gives an error, never a panic or a huge allocation.
 
-use std::collections::HashMap;
-
 use arrow_array::RecordBatch;
 use arrow_buffer::Buffer;
 use arrow_ipc::reader::RecordBatchDecoder;
@@ -151,7 +149,7 @@ fn read_rows(header: &[u8], body: Bytes, schema: &SchemaRef) -> Result<RecordBat
         }
     }
     let body = Buffer::from(body);
-    let dictionaries = HashMap::default();
+    let dictionaries = Default::default();
     let version = message.version();
     RecordBatchDecoder::try_new(&body, rows, schema.clone(), &dictionaries, &version)
         .and_then(RecordBatchDecoder::read_record_batch)

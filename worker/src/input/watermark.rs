@@ -151,7 +151,7 @@ mod tests {
         let mut valve = WatermarkValve::new(2);
         valve.on_watermark(0, EventTime(7));
         assert_eq!(valve.on_watermark(1, EventTime::MAX).watermark, Some(EventTime(7)));
-        assert_eq!(valve.on_end(1).has_ended, false);
+        assert!(!valve.on_end(1).has_ended);
         assert_eq!(valve.on_end(0), Change { has_ended: true, ..Change::default() }, "stopped without drain");
         let mut valve = WatermarkValve::new(2);
         valve.on_watermark(0, EventTime::MAX);

@@ -281,12 +281,14 @@ impl Chain {
         self.to_children(index, || Call::End);
     }
 
+    #[allow(clippy::wrong_self_convention, reason = "it sends to them, it does not convert")]
     fn to_edges(&mut self, index: usize, element: &StreamElement) {
         for edge in &self.nodes[index].edges {
             self.pending.push_back(Pending::Edge(*edge, element.clone()));
         }
     }
 
+    #[allow(clippy::wrong_self_convention, reason = "it sends to them, it does not convert")]
     fn to_children(&mut self, index: usize, call: impl Fn() -> Call) {
         for place in 0..self.nodes[index].children.len() {
             let child = self.nodes[index].children[place];

@@ -144,10 +144,10 @@ impl SourceReader for Reader {
     async fn next(&mut self) -> Result<SourceEvent> {
         loop {
             // Bad records were met before the rows of the same batch were complete, and need no pacing.
-            if let Some(SourceEvent::Bad(_)) = self.ready.front() {
-                if let Some(event) = self.ready.pop_front() {
-                    return Ok(event);
-                }
+            if let Some(SourceEvent::Bad(_)) = self.ready.front()
+                && let Some(event) = self.ready.pop_front()
+            {
+                return Ok(event);
             }
             if let Some(batch) = self.next_paced().await {
                 return Ok(SourceEvent::Batch(batch));

@@ -205,7 +205,7 @@ fn csv_is_cut_only_where_quotes_cannot_hide_line_ends() {
     let rows: String = (0..400).map(|n| format!("\"text\n{n}\",{n}\n")).collect();
     std::fs::write(&path, format!("s,n\n{rows}")).expect("writes");
     let size = ("split_bytes", Value::Integer(1024));
-    let whole = read_all(&settings(&path, &[size.clone()]), 4).expect("reads");
+    let whole = read_all(&settings(&path, std::slice::from_ref(&size)), 4).expect("reads");
     assert_eq!((whole.numbers(), whole.finished.len()), ((0..400).collect::<Vec<_>>(), 1));
 
     let rows: String = (0..400).map(|n| format!("text {n},{n}\n")).collect();
@@ -249,7 +249,7 @@ fn dropped_calls_lose_no_row() {
         let splits = splits(&settings, 1).await.expect("lists");
         let mut reader = FileSource.reader(context(&settings, splits, 1000)).await.expect("opens");
         // The only thread that may block is held until a call was dropped, so at least one is.
-        let (release, held) = std::sync::mpsc::channel::<()>();
+        let (release, held) = std::sync::mpsc::sync_channel::<()>(1);
         let holder = tokio::task::spawn_blocking(move || held.recv());
         let (mut rows, mut dropped) = (0, 0);
         loop {

@@ -81,30 +81,28 @@ impl NexmarkReader {
 #[async_trait]
 impl SourceReader for NexmarkReader {
     async fn next(&mut self) -> Result<SourceEvent> {
-        loop {
-            if let Some(batch) = self.pending.pop_front() {
-                return Ok(SourceEvent::Batch(batch));
-            }
-            let end = self.end;
-            if let Some(split) = self.splits.iter_mut().find(|split| !split.is_finished && split.next >= end) {
-                split.is_finished = true;
-                return Ok(SourceEvent::SplitFinished(split.index));
-            }
-            // The split that is furthest behind goes first, so that none holds the watermark back.
-            let open = self.splits.iter_mut().filter(|split| !split.is_finished);
-            let Some(split) = open.min_by_key(|split| split.next) else { return Ok(SourceEvent::EndOfInput) };
-            let left = (end - split.next).div_ceil(split.stride);
-            let count = left.min(self.blocks_per_batch as u64) as usize;
-            let run = Blocks { first: split.next, stride: split.stride, count };
-            let due_us = |block: u64| (block * BLOCK_EVENTS) as f64 * 1e6 / self.events_per_second;
-            let row_due_us = |row: usize| Some(due_us(run.first + row as u64 * run.stride) as i64);
-            let count = self.pacer.next_piece(self.clock.as_ref(), count, row_due_us).await;
-            let run = Blocks { count, ..run };
-            split.next += count as u64 * run.stride;
-            let index = split.index;
-            let rows = self.generator.rows(run);
-            return Ok(SourceEvent::Batch(self.cut(rows, index)));
+        if let Some(batch) = self.pending.pop_front() {
+            return Ok(SourceEvent::Batch(batch));
         }
+        let end = self.end;
+        if let Some(split) = self.splits.iter_mut().find(|split| !split.is_finished && split.next >= end) {
+            split.is_finished = true;
+            return Ok(SourceEvent::SplitFinished(split.index));
+        }
+        // The split that is furthest behind goes first, so that none holds the watermark back.
+        let open = self.splits.iter_mut().filter(|split| !split.is_finished);
+        let Some(split) = open.min_by_key(|split| split.next) else { return Ok(SourceEvent::EndOfInput) };
+        let left = (end - split.next).div_ceil(split.stride);
+        let count = left.min(self.blocks_per_batch as u64) as usize;
+        let run = Blocks { first: split.next, stride: split.stride, count };
+        let due_us = |block: u64| (block * BLOCK_EVENTS) as f64 * 1e6 / self.events_per_second;
+        let row_due_us = |row: usize| Some(due_us(run.first + row as u64 * run.stride) as i64);
+        let count = self.pacer.next_piece(self.clock.as_ref(), count, row_due_us).await;
+        let run = Blocks { count, ..run };
+        split.next += count as u64 * run.stride;
+        let index = split.index;
+        let rows = self.generator.rows(run);
+        Ok(SourceEvent::Batch(self.cut(rows, index)))
     }
 }
 

@@ -2,6 +2,7 @@
 //! keys that are given twice are problems, not silently the last one.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, EnumAccess, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -132,12 +133,15 @@ impl<'de> Visitor<'de> for Node<'_> {
         while let Some(name) = fields.next_key_seed(Name)? {
             self.reader.grow(name.len())?;
             let path = if self.path.is_empty() { name.clone() } else { format!("{}.{name}", self.path) };
-            if map.contains_key(&name) {
-                self.reader.problems.push(problem(&path, "is given twice; remove one"));
-                fields.next_value::<IgnoredAny>()?;
-            } else {
-                let value = fields.next_value_seed(Node { reader: self.reader, path, depth: self.depth + 1 })?;
-                map.insert(name, value);
+            match map.entry(name) {
+                Entry::Occupied(_) => {
+                    self.reader.problems.push(problem(&path, "is given twice; remove one"));
+                    fields.next_value::<IgnoredAny>()?;
+                }
+                Entry::Vacant(place) => {
+                    let node = Node { reader: self.reader, path, depth: self.depth + 1 };
+                    place.insert(fields.next_value_seed(node)?);
+                }
             }
         }
         Ok(Value::Map(map))

@@ -56,7 +56,8 @@ impl Group {
         if let Some(threshold) = &self.threshold {
             let is_better =
                 if rule.ties { order < threshold.order() } else { (order, row) < (threshold.order(), threshold.row()) };
-            if !is_better && !(rule.ties && order == threshold.order()) {
+            let is_tie = rule.ties && order == threshold.order();
+            if !is_better && !is_tie {
                 return;
             }
             self.better_count += usize::from(is_better);

@@ -62,7 +62,7 @@ struct Current {
 
 enum Source {
     /// Groups that nothing needs after this.
-    Owned(Groups),
+    Owned(Box<Groups>),
     /// The groups of this slice, which later windows need.
     Slice(i64),
 }
@@ -181,7 +181,7 @@ impl Sliced {
         if self.options.allowed_lateness > 0 {
             return match places[..] {
                 [only] => Ok(Source::Slice(only)),
-                _ => self.merge_into(self.shape.groups()?, &places).map(Source::Owned),
+                _ => self.merge_into(self.shape.groups()?, &places).map(|groups| Source::Owned(Box::new(groups))),
             };
         }
         if let WindowSpec::Cumulate { .. } = self.options.window {
@@ -190,7 +190,7 @@ impl Sliced {
             let base = self.merge_into(base, &places)?;
             self.slices.retain(|place, _| !places.contains(place));
             if !is_kept(start) {
-                return Ok(Source::Owned(base));
+                return Ok(Source::Owned(Box::new(base)));
             }
             // It takes rows again, so it keeps its index.
             self.slices.insert(start, base);
@@ -200,9 +200,9 @@ impl Sliced {
             [only] if is_kept(only) => Ok(Source::Slice(only)),
             [first, ref rest @ ..] if !is_kept(first) => {
                 let base = self.slices.remove(&first).expect("the slice was just listed");
-                self.merge_into(base, rest).map(Source::Owned)
+                self.merge_into(base, rest).map(|groups| Source::Owned(Box::new(groups)))
             }
-            _ => self.merge_into(self.shape.groups()?, &places).map(Source::Owned),
+            _ => self.merge_into(self.shape.groups()?, &places).map(|groups| Source::Owned(Box::new(groups))),
         }
     }
 

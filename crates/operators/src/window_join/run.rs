@@ -126,7 +126,9 @@ impl Run {
             next: Cursor::default(),
         };
         let [has_left, has_right] = [0, 1].map(|side: usize| !run.sides[side].is_empty());
-        if !(has_left && has_right || has_left && layout.may_lack_right || has_right && layout.may_lack_left) {
+        let gives_left = has_left && (has_right || layout.may_lack_right);
+        let gives_right = has_right && layout.may_lack_left;
+        if !gives_left && !gives_right {
             run.sides = Sides::default();
             return Ok(run);
         }

@@ -65,6 +65,7 @@ fn pairs_of_a_window_leave_when_it_closes_and_nulls_equal_nothing() {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "the scripts are long")]
 fn outer_joins_keep_rows_without_a_partner() {
     check(
         TUMBLE,

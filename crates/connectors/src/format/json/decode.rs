@@ -175,11 +175,9 @@ impl Decoder {
             let message = format!("the line has {len} bytes, more than {} (max_line_bytes)", self.line_bytes_max);
             return Some(BadText { code: CODE_TOO_LONG, message, place, len });
         }
-        if !is_ascii {
-            if let Err(error) = std::str::from_utf8(&rest[..len]) {
-                self.current = None;
-                return Some(self.undo(Fault { reason: "not UTF-8", at: error.valid_up_to() }, place, len));
-            }
+        if !is_ascii && let Err(error) = std::str::from_utf8(&rest[..len]) {
+            self.current = None;
+            return Some(self.undo(Fault { reason: "not UTF-8", at: error.valid_up_to() }, place, len));
         }
         match self.record(rest) {
             Ok(()) => {
@@ -254,11 +252,11 @@ impl FieldOrder {
     /// The column of the field whose key starts at `at`, if declared, and the place of its value.
     #[inline]
     fn field(&mut self, bytes: &[u8], at: usize, position: usize) -> Scan<(Option<usize>, usize)> {
-        if let Some(expected) = self.expected.get(position) {
-            if bytes[at.min(bytes.len())..].starts_with(&expected.text) {
-                let at = at + expected.text.len();
-                return Ok((expected.column, if byte(bytes, at) > b' ' { at } else { skip_space(bytes, at) }));
-            }
+        if let Some(expected) = self.expected.get(position)
+            && bytes[at.min(bytes.len())..].starts_with(&expected.text)
+        {
+            let at = at + expected.text.len();
+            return Ok((expected.column, if byte(bytes, at) > b' ' { at } else { skip_space(bytes, at) }));
         }
         self.surprise(bytes, at, position)
     }

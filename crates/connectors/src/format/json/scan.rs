@@ -129,11 +129,12 @@ pub(super) fn unescape(bytes: &[u8], start: usize, end: usize, mut push: impl Fn
             Some(b'u') => {
                 let Some(mut code) = hex(content, at) else { return fault("an escape \\u without four digits", plain) };
                 at += 4;
-                if (0xD800..0xDC00).contains(&code) && content.get(at..at + 2) == Some(b"\\u".as_slice()) {
-                    if let Some(low @ 0xDC00..0xE000) = hex(content, at + 2) {
-                        code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
-                        at += 6;
-                    }
+                if (0xD800..0xDC00).contains(&code)
+                    && content.get(at..at + 2) == Some(b"\\u".as_slice())
+                    && let Some(low @ 0xDC00..0xE000) = hex(content, at + 2)
+                {
+                    code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
+                    at += 6;
                 }
                 let Some(character) = char::from_u32(code) else {
                     return fault("an escape \\u that is half of a pair", plain);

@@ -40,8 +40,10 @@ struct Sender {
     is_idle: bool,
 }
 
+type Table = BTreeMap<(Option<i64>, i64, i64), (i64, Option<i64>, Option<i64>)>;
+
 /// The table that a stream of results leaves behind.
-fn fold(table: &mut BTreeMap<(Option<i64>, i64, i64), (i64, Option<i64>, Option<i64>)>, found: Vec<Found>) {
+fn fold(table: &mut Table, found: Vec<Found>) {
     for found in found {
         let place = (found.key, found.start, found.end);
         let before = if found.change == DELETE { table.remove(&place) } else { table.insert(place, found.values) };
