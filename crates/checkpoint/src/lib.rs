@@ -5,6 +5,7 @@
 
 pub mod layout;
 pub mod manifest;
+pub mod retention;
 pub mod state_object;
 pub mod store;
 pub mod task_state;
