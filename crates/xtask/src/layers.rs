@@ -11,6 +11,7 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
     ("weir-graph", &["weir-core"], &["tokio", "prost", "tonic", "datafusion-expr"]),
     ("weir-expr", &["weir-core"], &["tokio", "tonic"]),
     ("weir-state", &["weir-core"], &["tokio", "prost", "tonic", "object_store"]),
+    ("weir-checkpoint", &["weir-core"], &["prost", "tonic"]),
     ("weir-operator-api", &["weir-core", "weir-state"], &["prost", "tonic"]),
     (
         "weir-operators",
@@ -21,12 +22,21 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
     ("weir-proto", &["weir-core", "weir-graph"], &[]),
     (
         "weir-coordinator",
-        &["weir-core", "weir-graph", "weir-expr", "weir-proto", "weir-operator-api"],
+        &["weir-core", "weir-graph", "weir-expr", "weir-checkpoint", "weir-proto", "weir-operator-api"],
         &["rdkafka", "redis", "arrow-array"],
     ),
     (
         "weir-worker",
-        &["weir-core", "weir-graph", "weir-expr", "weir-state", "weir-proto", "weir-operator-api", "weir-operators"],
+        &[
+            "weir-core",
+            "weir-graph",
+            "weir-expr",
+            "weir-state",
+            "weir-checkpoint",
+            "weir-proto",
+            "weir-operator-api",
+            "weir-operators",
+        ],
         &["rdkafka", "redis"],
     ),
     // The binary wires: it hands the connectors to both planes.
@@ -43,7 +53,7 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
         ],
         &["rdkafka", "redis"],
     ),
-    ("weir-testkit", &["weir-core", "weir-graph", "weir-state", "weir-operator-api"], &[]),
+    ("weir-testkit", &["weir-core", "weir-graph", "weir-state", "weir-checkpoint", "weir-operator-api"], &[]),
     ("weir-bench", &[], &[]),
     ("weir-xtask", &[], &[]),
     ("weir-tests", &["weir-core", "weir-graph", "weir-proto", "weir-cli"], &[]),
