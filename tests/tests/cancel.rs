@@ -1,6 +1,8 @@
 //! Jobs that are cancelled at random moments: before they start, while they run, while they end. Nothing of them may
 //! stay behind in the worker's process or in the output.
 
+#![allow(clippy::disallowed_methods, reason = "real processes live on the real clock")]
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 
