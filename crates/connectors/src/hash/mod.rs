@@ -3,8 +3,8 @@
 //! The hash of a row is `mix(FNV-1a-64(text))`, where the text is its fields joined by `|`: timestamps as epoch
 //! milliseconds, decimals with all digits of their scale, booleans and nulls as `true`, `false`, `null`, floats as the
 //! shortest text that reads back the same (other engines may write floats otherwise: compare those only with Weir).
-//! Hashes of rows are added modulo 2^64; rows taken back (`-U`, `-D`) are subtracted. So a changing input must take back
-//! what it replaces.
+//! Hashes of rows are added modulo 2^64; rows taken back (`-U`, `-D`) are subtracted. No operator takes back what it
+//! replaces yet, so a changing input is refused: the hash would count every version of a row.
 //!
 //! It reports `hash_inserts`, `hash_retracts` and `hash_value`.
 
@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use arrow_schema::Schema;
 use async_trait::async_trait;
-use weir_core::batch::CHANGE_COLUMN;
+use weir_core::batch::{CHANGE_COLUMN, is_changing};
 use weir_core::{Batch, ChangeKind, Settings, Value};
 use weir_operator_api::connector::SinkProperties;
 use weir_operator_api::sink::{SinkCommitter, SinkReport};
@@ -33,6 +33,13 @@ impl SinkFactory for HashSink {
 
     fn describe(&self, settings: &Settings<'_>, input: &Schema) -> Option<SinkProperties> {
         settings.text("label");
+        if is_changing(input) {
+            settings.problem(
+                "",
+                "the input sends new versions of rows (+U) without taking back the old ones, and a hash would count both: \
+                 use file_sink with upsert_key, which keeps the last version",
+            );
+        }
         for field in input.fields().iter().filter(|field| !can_write(field.data_type())) {
             settings.problem("", format!("column '{}' of type {} has no text", field.name(), field.data_type()));
         }
