@@ -76,6 +76,8 @@ struct Plan {
     next: BTreeMap<String, VecDeque<Fault>>,
     always: BTreeMap<String, Fault>,
     seen: BTreeMap<String, usize>,
+    in_flight: usize,
+    in_flight_max: usize,
 }
 
 /// A running proxy; dropping it ends it.
@@ -97,8 +99,10 @@ impl FaultProxy {
             while let Ok((client, _)) = listener.accept().await {
                 let plan = Arc::clone(&shared);
                 tokio::spawn(async move {
+                    enter(&plan);
                     // A connection that breaks is what this is for.
                     let _ = serve(client, upstream, &plan).await;
+                    plan.lock().expect("no holder of the lock panics").in_flight -= 1;
                 });
             }
         });
@@ -128,6 +132,11 @@ impl FaultProxy {
     /// Faults given to `next` that no request has met yet.
     pub fn waiting(&self) -> usize {
         self.plan().next.values().map(VecDeque::len).sum()
+    }
+
+    /// Most requests that were under way at once.
+    pub fn in_flight_max(&self) -> usize {
+        self.plan().in_flight_max
     }
 
     fn plan(&self) -> MutexGuard<'_, Plan> {
@@ -169,6 +178,12 @@ impl Message {
     fn bytes(&self) -> Vec<u8> {
         [self.head.as_bytes(), b"\r\n", &self.body].concat()
     }
+}
+
+fn enter(plan: &Mutex<Plan>) {
+    let mut plan = plan.lock().expect("no holder of the lock panics");
+    plan.in_flight += 1;
+    plan.in_flight_max = plan.in_flight_max.max(plan.in_flight);
 }
 
 async fn serve(mut client: TcpStream, upstream: SocketAddr, plan: &Mutex<Plan>) -> std::io::Result<()> {

@@ -31,6 +31,10 @@ pub(crate) fn sort(operation: &'static str, place: &str, error: object_store::Er
         error @ Error::Generic { .. } if says(&["Requested ", "Content-Range", "CONTENT_RANGE"]) => {
             CheckpointError::Malformed { place, reason: format!("the store gives another range ({error})") }
         }
+        // The request came damaged; the next one will not.
+        error if says(&["XAmzContentSHA256Mismatch", "BadDigest", "IncompleteBody"]) => {
+            CheckpointError::Unreachable { place, operation, source: source(error) }
+        }
         error @ Error::Generic { .. } => match refusal(&text) {
             Some(507) => CheckpointError::DiskFull { place, source: source(error) },
             Some(_) => CheckpointError::Refused { place, operation, source: source(error) },
