@@ -1,16 +1,18 @@
 //! What every checkpoint store keeps, run against memory, a local directory and an S3 server over the wire.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::join_all;
+use tempfile::TempDir;
 use weir_checkpoint::state_object::{SectionHeader, StateObjectWriter};
 use weir_checkpoint::{CheckpointStore, MemoryCheckpoints, ObjectRef, SectionRef, StoreOptions, layout, open};
 use weir_core::random::SplitMix64;
 use weir_testkit::{S3Server, SystemClock};
 
 mod support;
-use support::{Tampered, s3_options};
+use support::s3_options;
 
 /// A store under test, what keeps it alive, and how to damage an object behind its back.
 struct Subject {
@@ -19,12 +21,37 @@ struct Subject {
     tampered: Tampered,
 }
 
+/// Where the bytes of a store lie.
+enum Tampered {
+    /// In memory.
+    Memory(MemoryCheckpoints),
+    /// In a directory, below a path.
+    Directory(TempDir, PathBuf),
+    /// In the directory of a server, below a prefix.
+    Server(Box<S3Server>, String),
+}
+
+impl Tampered {
+    /// Replaces an object's bytes, or removes it.
+    fn replace(&self, path: &str, bytes: Option<Bytes>) {
+        let file = match self {
+            Tampered::Memory(store) => return store.damage(path, bytes),
+            Tampered::Directory(directory, below) => directory.path().join(below).join(path),
+            Tampered::Server(server, prefix) => server.file(&format!("{prefix}/{path}")),
+        };
+        match bytes {
+            Some(bytes) => std::fs::write(file, bytes).expect("a test may write its own file"),
+            None => std::fs::remove_file(file).expect("a test may remove its own file"),
+        }
+    }
+}
+
 /// Small ranges, so that a small object is read in several.
 const RANGE_BYTES: u64 = 1000;
 
 async fn subjects() -> Vec<Subject> {
     let memory = MemoryCheckpoints::new();
-    let directory = tempfile::TempDir::new().expect("a test may make a temporary directory");
+    let directory = TempDir::new().expect("a test may make a temporary directory");
     let url = format!("{}/not/there/yet", directory.path().display());
     let options = StoreOptions { range_bytes: RANGE_BYTES, ..StoreOptions::default() };
     let local = open(&url, &options, clock(), Box::new(SplitMix64::new(1))).expect("it is a good address");
@@ -201,7 +228,7 @@ async fn paths_stay_inside(name: &str, store: &dyn CheckpointStore) {
 /// A probe object that is in the way of nobody: many checks at once, as many workers start.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn local_puts_and_deletes_of_one_directory_do_not_disturb_each_other() {
-    let directory = tempfile::TempDir::new().expect("a test may make a temporary directory");
+    let directory = TempDir::new().expect("a test may make a temporary directory");
     let url = directory.path().display().to_string();
     let store = open(&url, &StoreOptions::default(), clock(), Box::new(SplitMix64::new(1))).expect("it is good");
     let checks = join_all((0..40).map(|_| store.check())).await;
@@ -213,7 +240,7 @@ async fn local_puts_and_deletes_of_one_directory_do_not_disturb_each_other() {
 /// What a killed process leaves of a put is seen by a listing, so that a sweep can remove it, and is no object's name.
 #[tokio::test]
 async fn unfinished_files_are_listed() {
-    let directory = tempfile::TempDir::new().expect("a test may make a temporary directory");
+    let directory = TempDir::new().expect("a test may make a temporary directory");
     std::fs::create_dir(directory.path().join("data")).expect("it is new");
     std::fs::write(directory.path().join("data/.tmp-1234"), b"half").expect("it is new");
     let url = format!("file://{}", directory.path().display());
@@ -226,7 +253,7 @@ async fn unfinished_files_are_listed() {
 
 #[tokio::test]
 async fn a_file_in_the_place_of_a_directory_is_named() {
-    let directory = tempfile::TempDir::new().expect("a test may make a temporary directory");
+    let directory = TempDir::new().expect("a test may make a temporary directory");
     std::fs::write(directory.path().join("file"), b"").expect("it is new");
     let url = format!("{}/file/chk", directory.path().display());
     let store = open(&url, &StoreOptions::default(), clock(), Box::new(SplitMix64::new(1))).expect("it is good");

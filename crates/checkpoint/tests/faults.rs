@@ -153,25 +153,37 @@ fn object(path: &str) -> (Bytes, weir_checkpoint::SectionRef) {
     (bytes, sections.remove(1))
 }
 
-/// Faults of a read, and whether a read that meets them every time must tell of damage (or else that the store cannot be
-/// reached).
-fn get_faults(whole: &[u8]) -> Vec<(Fault, bool)> {
+/// What becomes of a read that meets the same fault every time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Always {
+    /// It tells of damage.
+    Damage,
+    /// It tells that the store cannot be reached.
+    Unreachable,
+    /// It comes through piece by piece.
+    Right,
+}
+
+fn get_faults(whole: &[u8]) -> Vec<(Fault, Always)> {
     let replace = |status, body: &[u8]| Fault::Replace { status, body: body.to_vec() };
+    let cut = |keep, is_length_matching| Fault::Truncate { keep, is_length_matching };
     vec![
-        (Fault::FlipAnswerBit(77), true),
-        (Fault::Truncate { keep: 100, is_length_matching: true }, true),
-        (Fault::Truncate { keep: 0, is_length_matching: true }, true),
+        (Fault::None, Always::Right),
+        (Fault::FlipAnswerBit(77), Always::Damage),
+        (cut(100, true), Always::Damage),
+        (cut(0, true), Always::Damage),
         // The range is ignored, openly and with a lie.
-        (replace(200, whole), true),
-        (replace(206, whole), true),
-        (replace(206, b""), true),
-        (Fault::Truncate { keep: 100, is_length_matching: false }, false),
-        (Fault::HalfHead, false),
-        (Fault::Status { code: 500, applied: false }, false),
-        (Fault::Status { code: 503, applied: true }, false),
-        (Fault::Fin { applied: true }, false),
-        (Fault::Reset { applied: false }, false),
-        (Fault::Silence { applied: true }, false),
+        (replace(200, whole), Always::Damage),
+        (replace(206, whole), Always::Damage),
+        (replace(206, b""), Always::Damage),
+        (cut(400, false), Always::Right),
+        (cut(0, false), Always::Unreachable),
+        (Fault::HalfHead, Always::Unreachable),
+        (Fault::Status { code: 500, applied: false }, Always::Unreachable),
+        (Fault::Status { code: 503, applied: true }, Always::Unreachable),
+        (Fault::Fin { applied: true }, Always::Unreachable),
+        (Fault::Reset { applied: false }, Always::Unreachable),
+        (Fault::Silence { applied: true }, Always::Unreachable),
     ]
 }
 
@@ -182,7 +194,7 @@ async fn b9_reads_are_right_or_reported() {
     let direct = open_with(&s3_options(&server, server.address()), 1);
     let (whole, section) = object("a/data/x");
     let stored = direct.put_new("a/data/x", whole.clone()).await.expect("nothing is in its way");
-    let runs = get_faults(&whole).into_iter().map(|(fault, is_damage)| {
+    let runs = get_faults(&whole).into_iter().map(|(fault, always)| {
         let (server, section, stored, whole) = (&server, &section, &stored, &whole);
         async move {
             let proxy = FaultProxy::start(server.address()).await;
@@ -196,14 +208,21 @@ async fn b9_reads_are_right_or_reported() {
             proxy.always("GET", fault.clone());
             let patient = StoreOptions { call_deadline: Duration::from_secs(3), ..options(server, &proxy) };
             let store = open_with(&patient, 3);
-            for error in [
-                store.get_section(section).await.expect_err("hurt every time"),
-                store.get(stored).await.expect_err("hurt every time"),
-            ] {
-                let report = weir_core::error::report(&error);
-                assert_eq!(error.is_damage(), is_damage, "{fault:?}: {report}");
-                assert!(is_damage || matches!(error, CheckpointError::Unreachable { .. }), "{fault:?}: {report}");
-                assert!(report.contains("s3://checkpoints/p/a/data/x"), "{fault:?}: {report}");
+            let read = [
+                store.get_section(section).await.map(|read| assert_eq!(read, bytes(600, 2), "{fault:?}")),
+                store.get(stored).await.map(|read| assert_eq!(read, *whole, "{fault:?}")),
+            ];
+            for outcome in read {
+                let became = match &outcome {
+                    Ok(()) => Always::Right,
+                    Err(error) if error.is_damage() => Always::Damage,
+                    Err(CheckpointError::Unreachable { .. }) => Always::Unreachable,
+                    Err(error) => panic!("{fault:?}: {}", weir_core::error::report(error)),
+                };
+                assert_eq!(became, always, "{fault:?}");
+                if let Err(error) = outcome {
+                    assert!(error.to_string().contains("s3://checkpoints/p/a/data/x"), "{fault:?}: {error}");
+                }
             }
         }
     });

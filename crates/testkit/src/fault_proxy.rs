@@ -234,7 +234,9 @@ async fn answer_client(
             return client.write_all(&bytes[..bytes.len() / 2]).await;
         }
         Fault::Status { code, .. } => {
-            let head = format!("HTTP/1.1 {code} Fault\r\nContent-Length: 0\r\nConnection: close\r\n");
+            // A client may want an ETag before it believes a success.
+            let headers = "ETag: \"fault\"\r\nContent-Length: 0\r\nConnection: close\r\n";
+            let head = format!("HTTP/1.1 {code} Fault\r\n{headers}");
             answer = Message { head, body: Vec::new() };
         }
         Fault::Delay(duration) => SystemClock::default().sleep(duration).await,
