@@ -262,3 +262,14 @@ async fn a_file_in_the_place_of_a_directory_is_named() {
     assert!(report.contains("failed at its put") && report.contains("file/chk"), "{report}");
     assert_eq!(error.code(), "checkpoint-store-refused");
 }
+
+/// The kernel's own directories take no files, whoever asks; that is a matter of rights, and the message says so.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_directory_that_may_not_be_written_is_named() {
+    let store = open("/sys/weir", &StoreOptions::default(), clock(), Box::new(SplitMix64::new(1))).expect("it is good");
+    let error = store.check().await.expect_err("nobody may write there");
+    let report = weir_core::error::report(&error);
+    assert_eq!(error.code(), "checkpoint-store-permission", "{report}");
+    assert!(report.contains("/sys/weir/probe/") && report.contains("owner and mode"), "{report}");
+}
