@@ -99,10 +99,8 @@ impl FaultProxy {
             while let Ok((client, _)) = listener.accept().await {
                 let plan = Arc::clone(&shared);
                 tokio::spawn(async move {
-                    enter(&plan);
                     // A connection that breaks is what this is for.
                     let _ = serve(client, upstream, &plan).await;
-                    plan.lock().expect("no holder of the lock panics").in_flight -= 1;
                 });
             }
         });
@@ -180,10 +178,22 @@ impl Message {
     }
 }
 
-fn enter(plan: &Mutex<Plan>) {
-    let mut plan = plan.lock().expect("no holder of the lock panics");
-    plan.in_flight += 1;
-    plan.in_flight_max = plan.in_flight_max.max(plan.in_flight);
+/// A request is under way from when it has come until its answer begins, or its client has gone.
+struct InFlight<'a>(&'a Mutex<Plan>);
+
+impl<'a> InFlight<'a> {
+    fn enter(plan: &'a Mutex<Plan>) -> Self {
+        let mut counts = plan.lock().expect("no holder of the lock panics");
+        counts.in_flight += 1;
+        counts.in_flight_max = counts.in_flight_max.max(counts.in_flight);
+        InFlight(plan)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.lock().expect("no holder of the lock panics").in_flight -= 1;
+    }
 }
 
 async fn serve(mut client: TcpStream, upstream: SocketAddr, plan: &Mutex<Plan>) -> std::io::Result<()> {
@@ -191,6 +201,7 @@ async fn serve(mut client: TcpStream, upstream: SocketAddr, plan: &Mutex<Plan>) 
     let length = request.header("content-length").and_then(|value| value.parse().ok()).unwrap_or(0);
     read_body(&mut client, &mut request.body, length).await?;
     let method = request.head.split(' ').next().unwrap_or_default().to_owned();
+    let in_flight = InFlight::enter(plan);
     let fault = {
         let mut plan = plan.lock().expect("no holder of the lock panics");
         *plan.seen.entry(method.clone()).or_default() += 1;
@@ -210,7 +221,7 @@ async fn serve(mut client: TcpStream, upstream: SocketAddr, plan: &Mutex<Plan>) 
     let answer = if is_applied { forward(request, upstream).await } else { Ok(None) };
     // A server that is not there looks to the client like one that hangs up.
     let Ok(answer) = answer else { return reset(client) };
-    answer_client(client, answer, fault, method == "HEAD").await
+    answer_client(client, answer, fault, method == "HEAD", in_flight).await
 }
 
 async fn answer_client(
@@ -218,6 +229,7 @@ async fn answer_client(
     answer: Option<Message>,
     fault: Fault,
     is_head: bool,
+    in_flight: InFlight<'_>,
 ) -> std::io::Result<()> {
     let mut answer = answer.unwrap_or_else(|| Message { head: "HTTP/1.1 500 None\r\n".to_owned(), body: Vec::new() });
     answer.with("Connection", "close");
@@ -258,6 +270,8 @@ async fn answer_client(
         }
         Fault::None | Fault::FlipRequestBit(_) => {}
     }
+    // The client may send its next request as soon as it has this.
+    drop(in_flight);
     client.write_all(&answer.bytes()).await?;
     client.shutdown().await
 }
