@@ -21,6 +21,7 @@ pub mod last_by_key;
 mod bad_rows;
 mod key_ids;
 mod row_codec;
+mod state_rows;
 mod window_rows;
 
 pub use create::create;
