@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow_array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array, new_null_array};
+use arrow_array::{Array, ArrayRef, RecordBatch, UInt32Array, new_null_array};
 use arrow_cast::cast;
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use weir_core::KeyGroup;
@@ -108,6 +108,11 @@ impl Layout {
         StateTable { name: self.name.to_owned(), version: VERSION, scope: self.scope, batches }
     }
 
+    /// The type of the last column.
+    pub(crate) fn last_type(&self) -> &DataType {
+        &self.columns.last().expect("a table has columns").data_type
+    }
+
     fn incompatible(&self, message: impl std::fmt::Display) -> OperatorError {
         let name = self.name;
         OperatorError::user(
@@ -165,12 +170,45 @@ pub(crate) struct StateRows {
     pub(crate) row_count: usize,
 }
 
-impl StateRows {
-    /// The rows of a table laid out by [`Column::rows`], from column `first` on.
-    pub(crate) fn records(&self, first: usize, schema: &SchemaRef) -> Result<RecordBatch> {
-        let columns = self.columns[first..first + schema.fields().len()].to_vec();
-        let options = RecordBatchOptions::new().with_row_count(Some(self.row_count));
-        Ok(RecordBatch::try_new_with_options(schema.clone(), columns, &options)?)
+/// A keyed table of whole rows of an input, behind some columns of the operator's own.
+pub(crate) struct RowTable {
+    pub(crate) layout: Layout,
+    schema: SchemaRef,
+    own_columns: usize,
+    /// The columns whose hash the rows are dealt by.
+    key_columns: Vec<usize>,
+    key_group_count: u32,
+}
+
+impl RowTable {
+    /// A table of rows of this schema.
+    pub(crate) fn new(
+        name: &'static str,
+        own: Vec<Column>,
+        schema: &SchemaRef,
+        key_columns: Vec<usize>,
+        key_group_count: u32,
+    ) -> Self {
+        let own_columns = own.len();
+        let columns = own.into_iter().chain(Column::rows(schema)).collect();
+        let layout = Layout::keyed(name, columns);
+        RowTable { layout, schema: schema.clone(), own_columns, key_columns, key_group_count }
+    }
+
+    /// One batch: the operator's own columns, and the columns of the rows.
+    pub(crate) fn batch(&self, own: Vec<ArrayRef>, rows: &[ArrayRef]) -> Result<RecordBatch> {
+        let keys: Vec<ArrayRef> = self.key_columns.iter().map(|column| rows[*column].clone()).collect();
+        let row_count = rows.first().map_or(0, |column| column.len());
+        let key_groups = key_groups(&keys, row_count, self.key_group_count)?;
+        self.layout.keyed_batch(key_groups, own.into_iter().chain(rows.iter().cloned()).collect())
+    }
+
+    /// The rows of a restored piece.
+    pub(crate) fn records(&self, rows: &StateRows) -> Result<RecordBatch> {
+        let columns = rows.columns[self.own_columns..].to_vec();
+        RecordBatch::try_new(self.schema.clone(), columns).map_err(|error| {
+            self.layout.incompatible("a column that the job calls NOT NULL holds nulls").because(error)
+        })
     }
 }
 

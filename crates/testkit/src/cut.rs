@@ -77,13 +77,12 @@ impl Cuts<'_> {
                 input_watermark = *watermark;
             }
             let found = old.feed(event);
-            found.compare(expected, before == 1, &format!("uncut at parallelism {before}, after {event:?}"));
+            found.compare(expected, before == 1, &format!("uncut at parallelism {before}, after {}", name(event)));
         }
         let mut new = old.carry_over(after, input_watermark);
         for (event, expected) in events.iter().zip(straight).skip(place) {
             let found = new.feed(event);
-            let cut = events.get(place);
-            let here = format!("cut before {cut:?} ({place}), parallelism {before} -> {after}, after {event:?}");
+            let here = format!("cut before event {place}, parallelism {before} -> {after}, after {}", name(event));
             found.compare(expected, before == 1 && after == 1, &here);
         }
     }
@@ -267,6 +266,14 @@ impl<'a> Subtasks<'a> {
         assert!(woken.rows.is_empty(), "nothing but watermarks follows a restore: {woken:?}");
         assert_eq!(woken.watermark, said.watermark, "a restore moves no watermark");
         new
+    }
+}
+
+/// An event in short.
+fn name(event: &Event) -> String {
+    match event {
+        Event::Rows(input, batch) => format!("rows of input {input}: {}", print_rows(&batch.records).join(" | ")),
+        other => format!("{other:?}"),
     }
 }
 

@@ -8,6 +8,8 @@ use weir_core::{Batch, EventTime, OutputTag};
 use weir_graph::descriptor::FirstByKey;
 use weir_testkit::{Runner, context, read_rows, schema};
 
+use crate::cut_runs::{Keyed, Row as RandomRow, runs, word};
+
 const INPUT: &str = "k STRING, v BIGINT, t TIMESTAMP*";
 
 fn runner(batch_rows: usize) -> Runner {
@@ -118,4 +120,36 @@ proptest! {
         prop_assert_eq!(found.len(), expected.len());
         prop_assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), expected);
     }
+}
+
+fn with_keyed(check: impl FnOnce(&Keyed<'_>)) {
+    let first = FirstByKey { key: vec!["k".to_owned()] };
+    check(&Keyed {
+        inputs: vec![schema(INPUT)],
+        output: schema(INPUT),
+        keys: vec![vec![0]],
+        make: &|context| super::create(&first, context),
+    });
+}
+
+/// Carries c6: a first row is given once, also when the run is cut before or after it.
+#[test]
+fn c6_first_rows_leave_once_wherever_they_are_cut() {
+    with_keyed(|keyed| {
+        keyed.check_everywhere(
+            "rows a 1 10 | b 2 5 | a 3 7 | - - 4 | c 1 20\nwm 6\nrows a 4 8 | b 5 7 | d 1 2 | d 2 9\nwm 7\n\
+             rows a 6 9 | e 3 8 | e 2 8 | - 1 8\nrows e 1 8\nwm 15\nrows c 0 19 | f 1 3\nwm max\nend",
+        );
+    });
+}
+
+proptest! {
+    #[test]
+    fn c6_random_runs_go_on_wherever_they_are_cut(run in runs(1, print)) {
+        with_keyed(|keyed| keyed.check_at(&run));
+    }
+}
+
+fn print(_input: usize, (key, value, time): RandomRow) -> String {
+    format!("{} {} {time}us", word("k", key), word("", value))
 }
