@@ -216,9 +216,9 @@ impl<'a> Subtasks<'a> {
             self.live_splits.iter().any(|split| split.0 as usize % parallelism == subtask)
         };
         let counts = |(subtask, channel): &(usize, &Channel)| {
-            // A subtask whose splits are all read has ended.
+            // A subtask whose splits are all read has ended; the last watermark counts, whoever was idle.
             let has_ended = matches!(self.cuts.deal, Deal::BySplit) && !has_splits(*subtask);
-            !channel.is_idle && (!has_ended || channel.watermark == EventTime::MAX)
+            channel.watermark == EventTime::MAX || !(channel.is_idle || has_ended)
         };
         let least = self.channels.iter().enumerate().filter(counts).map(|(_, channel)| channel.watermark).min();
         self.watermark = self.watermark.max(least.unwrap_or(EventTime::MIN));
