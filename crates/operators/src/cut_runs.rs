@@ -5,6 +5,9 @@ use proptest::prelude::*;
 use weir_operator_api::{Operator, OperatorContext, Result};
 use weir_testkit::{Cuts, Deal, context, events};
 
+/// So few that a row recorded one group beside its own soon meets the wrong subtask.
+pub(crate) const KEY_GROUP_COUNT: u32 = 5;
+
 /// An operator over these schemas, to be cut.
 pub(crate) struct Keyed<'a> {
     pub(crate) inputs: Vec<SchemaRef>,
@@ -18,6 +21,7 @@ impl Keyed<'_> {
     fn with_cuts(&self, batch_rows: usize, run: impl FnOnce(&Cuts<'_>)) {
         let (mut context, _) = context(self.inputs.clone(), self.output.clone());
         context.batch_rows = batch_rows;
+        context.key_group_count = KEY_GROUP_COUNT;
         let make = |context: &OperatorContext| (self.make)(context).expect("the operator was planned");
         run(&Cuts { context, deal: Deal::ByKey(self.keys.clone()), make: &make });
     }

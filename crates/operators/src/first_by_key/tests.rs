@@ -153,3 +153,33 @@ proptest! {
 fn print(_input: usize, (key, value, time): RandomRow) -> String {
     format!("{} {} {time}us", word("k", key), word("", value))
 }
+
+#[test]
+fn column_that_may_be_null_can_be_added_to_rows() {
+    let mut narrow = {
+        let input = schema("k STRING, t TIMESTAMP*");
+        let (context, clock) = context(vec![input.clone()], input);
+        let operator = super::create(&FirstByKey { key: vec!["k".to_owned()] }, &context).expect("the key exists");
+        Runner::new(operator, &context, clock)
+    };
+    narrow.run("rows a 10 | b 5\nwm 6");
+    let tables = narrow.snapshot();
+    let mut wide = runner(100);
+    wide.restore(tables.clone(), EventTime(6_000_000)).expect("the state fits");
+    expect![[r#"
+        > rows a 1 11 | b 1 12 | c 1 7
+        > wm max
+          main (k v t*)
+          main c 1 7
+          main a - 10
+          wm max
+    "#]]
+    .assert_eq(&wide.run("rows a 1 11 | b 1 12 | c 1 7\nwm max"));
+    let strict = schema("k STRING, v BIGINT NOT NULL, t TIMESTAMP*");
+    let (context, _) = context(vec![strict.clone()], strict);
+    let mut operator = super::create(&FirstByKey { key: vec!["k".to_owned()] }, &context).expect("the key exists");
+    let error = operator.restore(tables, EventTime(6_000_000)).expect_err("a column is missing");
+    let message = "table 'first-rows' of the checkpoint cannot be taken over: it lacks the column 'row.v' (Int64), which \
+                   may not be null";
+    assert_eq!((error.code, error.message.as_str()), ("state-incompatible", message));
+}

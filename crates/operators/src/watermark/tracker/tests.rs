@@ -209,3 +209,94 @@ proptest! {
         }
     }
 }
+
+/// What a tracker is after a restart, with these splits as its own.
+fn restored(from: &[&WatermarkTracker], own: &[SplitIndex]) -> WatermarkTracker {
+    let states: Vec<_> = from.iter().map(|tracker| tracker.snapshot()).collect();
+    let ended = states.iter().map(|state| state.1).max().expect("there was a tracker");
+    let mut tracker = WatermarkTracker::new(from[0].disorder_us, from[0].idle_timeout_us);
+    tracker.restore(states.into_iter().flat_map(|state| state.0).collect(), ended);
+    for split in own {
+        assert_eq!(tracker.on_added(*split), Idleness::Unchanged, "nothing is told before all splits are here");
+    }
+    tracker
+}
+
+#[test]
+fn restored_tracker_says_again_what_it_said_and_nothing_less() {
+    let mut before = WatermarkTracker::new(0, None);
+    before.on_rows(Some(A), Some(100));
+    assert_eq!(before.advance(), Some(EventTime(99)));
+    before.on_added(B);
+    let mut after = restored(&[&before], &[A, B]);
+    assert_eq!(after.settle(), Some(EventTime(99)));
+    assert_eq!(after.settle(), None, "once");
+    after.on_rows(Some(B), Some(50));
+    assert_eq!(after.advance(), None);
+    after.on_rows(Some(B), Some(150));
+    assert_eq!(after.advance(), None, "a stands where it stood");
+    after.on_rows(Some(A), Some(120));
+    assert_eq!(after.advance(), Some(EventTime(119)));
+}
+
+#[test]
+fn restored_tracker_says_what_the_subtasks_of_its_own_splits_said() {
+    let (mut fast, mut slow) = (WatermarkTracker::new(0, None), WatermarkTracker::new(0, None));
+    fast.on_rows(Some(A), Some(100));
+    slow.on_rows(Some(B), Some(50));
+    assert_eq!((fast.advance(), slow.advance()), (Some(EventTime(99)), Some(EventTime(49))));
+    for (own, said) in [(&[A][..], 99), (&[B], 49), (&[A, B], 49), (&[], 49)] {
+        assert_eq!(restored(&[&fast, &slow], own).settle(), Some(EventTime(said)), "with the splits {own:?}");
+    }
+    // Rows without a split: every subtask had one, and it is not added.
+    let [mut fast, mut slow] = [(); 2].map(|()| WatermarkTracker::new(0, None));
+    fast.on_rows(None, Some(100));
+    slow.on_rows(None, Some(50));
+    assert_eq!((fast.advance(), slow.advance()), (Some(EventTime(99)), Some(EventTime(49))));
+    let mut after = restored(&[&fast, &slow], &[]);
+    assert_eq!(after.settle(), Some(EventTime(49)));
+    after.on_rows(None, Some(10));
+    assert_eq!(after.advance(), None);
+}
+
+/// Carries c5: splits that another subtask reads now do not come back with the next checkpoint.
+#[test]
+fn c5_splits_of_others_are_not_kept_again() {
+    let (mut one, mut other) = (WatermarkTracker::new(0, None), WatermarkTracker::new(0, None));
+    one.on_rows(Some(A), Some(100));
+    other.on_rows(Some(B), Some(50));
+    let (splits, _) = restored(&[&one, &other], &[B]).snapshot();
+    assert_eq!(splits.iter().map(|split| split.index).collect::<Vec<_>>(), [Some(B)]);
+}
+
+/// Carries d1.
+#[test]
+fn d1_restored_splits_are_told_as_idle_only_when_all_are() {
+    let mut before = WatermarkTracker::new(0, Some(1000));
+    before.on_rows(Some(A), Some(100));
+    before.on_rows(Some(B), Some(50));
+    before.on_waited(1);
+    before.on_waited(999);
+    before.on_rows(Some(B), Some(50));
+    assert_eq!(before.on_waited(1), Idleness::Unchanged);
+    assert_eq!(before.on_waited(1), Idleness::Unchanged, "a is idle, b is not");
+    let mut after = restored(&[&before], &[A, B]);
+    assert_eq!(after.on_waited(0), Idleness::Unchanged);
+    let mut after = restored(&[&before], &[A]);
+    assert_eq!(after.on_waited(0), Idleness::BecameIdle);
+    assert_eq!(after.on_rows(Some(A), None), Idleness::BecameActive);
+}
+
+/// The input ends at the greatest watermark of any split, also of those that were finished before the checkpoint.
+#[test]
+fn restored_input_ends_at_the_same_time() {
+    let mut before = WatermarkTracker::new(0, None);
+    before.on_rows(Some(A), Some(100));
+    before.on_rows(Some(B), Some(50));
+    before.on_finished(A);
+    assert_eq!(before.advance(), Some(EventTime(49)));
+    let mut after = restored(&[&before], &[B]);
+    assert_eq!(after.settle(), Some(EventTime(49)));
+    after.on_finished(B);
+    assert_eq!((after.advance(), after.at_end()), (None, Some(EventTime(99))));
+}

@@ -81,6 +81,7 @@ fn check(
     let (inputs, output) = schemas(descriptor, input.clone(), Phase::Whole);
     let (mut context, _) = script::context(inputs, output);
     context.batch_rows = batch_rows;
+    context.key_group_count = crate::cut_runs::KEY_GROUP_COUNT;
     let make = |context: &OperatorContext| match phase {
         Phase::Whole => super::super::create(descriptor, phase, context).expect("the descriptor is right"),
         _ => Box::new(TwoPhases::create(descriptor, input, context)) as Box<dyn Operator>,
@@ -191,6 +192,23 @@ fn windows_without_key_and_without_aggregates_go_on() {
                 cuts.check_everywhere(&events(SCRIPT, &[input.clone()]), &[1, 2], &[1, 3]);
             });
         }
+    }
+}
+
+/// A job at one subtask has no local phase, and gets one when it is rescaled.
+#[test]
+fn local_phase_comes_and_goes_with_the_parallelism() {
+    let input = schema(INPUT);
+    for window in windows() {
+        let descriptor = everything(window, 6 * S);
+        let (inputs, output) = schemas(&descriptor, input.clone(), Phase::Whole);
+        let (context, _) = script::context(inputs, output);
+        let make = |context: &OperatorContext| match context.parallelism {
+            1 => super::super::create(&descriptor, Phase::Whole, context).expect("the descriptor is right"),
+            _ => Box::new(TwoPhases::create(&descriptor, &input, context)) as Box<dyn Operator>,
+        };
+        let cuts = Cuts { context, deal: Deal::ByKey(vec![vec![0]]), make: &make };
+        cuts.check_everywhere(&events(SCRIPT, &[input.clone()]), &[1, 2], &[1, 2]);
     }
 }
 
