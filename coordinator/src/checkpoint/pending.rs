@@ -122,9 +122,9 @@ impl Pending {
         Step::Failed
     }
 
-    /// Everything that was answered; whole when [`Step::Complete`] was said.
-    pub fn into_answers(self) -> BTreeMap<TaskKey, Answer> {
-        self.answers
+    /// Takes out everything that was answered; whole when [`Step::Complete`] was said.
+    pub fn take_answers(&mut self) -> BTreeMap<TaskKey, Answer> {
+        std::mem::take(&mut self.answers)
     }
 
     /// What was answered so far.
@@ -169,7 +169,7 @@ mod tests {
         assert_eq!(pending.declined(task(1)), Step::Ignored, "it has answered");
         assert_eq!(pending.finished(task(2), TaskState::default()), Step::Complete);
         assert_eq!((pending.costs().freeze_us, pending.costs().bytes), (9, 10));
-        let finals: Vec<bool> = pending.into_answers().values().map(|answer| answer.is_final).collect();
+        let finals: Vec<bool> = pending.take_answers().values().map(|answer| answer.is_final).collect();
         assert_eq!(finals, [true, false, true]);
     }
 
