@@ -36,10 +36,21 @@ pub struct CoordinatorConfig {
     pub enumerate_timeout: Duration,
     /// Longest time to wait for the jobs to end when the process is to end. Default 10 s.
     pub shutdown_timeout: Duration,
+    /// What becomes of the jobs then. Default: they go on when a coordinator starts on the same directory.
+    pub at_shutdown: AtShutdown,
     /// Seed of job ids, for tests and simulation; from the operating system when absent.
     pub seed: Option<u64>,
     /// Renders the metrics of the process; `/metrics` answers 404 when absent.
     pub metrics_render: Option<MetricsRender>,
+}
+
+/// What becomes of living jobs when a coordinator is asked to end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AtShutdown {
+    /// Their tasks are stopped; the next coordinator on the same directory goes on from their last checkpoints.
+    Suspend,
+    /// They are cancelled.
+    Cancel,
 }
 
 impl CoordinatorConfig {
@@ -57,6 +68,7 @@ impl CoordinatorConfig {
             publish_timeout: Duration::from_secs(60),
             enumerate_timeout: Duration::from_secs(60),
             shutdown_timeout: Duration::from_secs(10),
+            at_shutdown: AtShutdown::Suspend,
             seed: None,
             metrics_render: None,
         }

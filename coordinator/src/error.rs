@@ -40,6 +40,14 @@ pub enum CoordinatorError {
         /// Why.
         source: io::Error,
     },
+    /// What is kept of a job is torn or damaged.
+    #[error("'{}' cannot be used: {reason}", path.display())]
+    JobFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The operating system gave no random seed.
     #[error("cannot read a random seed from the operating system")]
     Seed(#[source] io::Error),
@@ -62,6 +70,7 @@ impl CoordinatorError {
             CoordinatorError::Listen { .. } => "listen-failed",
             CoordinatorError::DataDirInUse { .. } => "data-dir-in-use",
             CoordinatorError::DataDir { .. } => "data-dir-io",
+            CoordinatorError::JobFile { .. } => "job-file-damaged",
             _ => "internal",
         }
     }
@@ -78,6 +87,7 @@ impl CoordinatorError {
     /// What to do now.
     pub fn retry(&self) -> RetryHint {
         match self.domain() {
+            _ if matches!(self, CoordinatorError::JobFile { .. }) => RetryHint::GiveUp,
             ErrorDomain::External => RetryHint::RetryWithBackoff,
             _ => RetryHint::GiveUp,
         }

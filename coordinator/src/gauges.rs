@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use metrics::gauge;
 use weir_core::JobId;
 
+use crate::checkpoint::history::History;
 use crate::cluster::Cluster;
 use crate::job::state::JobState;
 use crate::job::table::JobTable;
@@ -34,6 +35,9 @@ impl Gauges {
         for (id, handle) in table.all_live() {
             let record = handle.record.lock();
             let (name, state) = (record.name().to_owned(), record.state());
+            let labels = [("job_id", id.to_string()), ("job_name", name.clone())];
+            gauge!("weir_job_numRestarts", &labels).set(f64::from(record.restart_count()));
+            show_checkpoints(&record.history, &labels);
             drop(record);
             self.show(id, &name, state);
             live.insert(id, Shown { name, state });
@@ -61,8 +65,17 @@ impl Gauges {
             gauge!("weir_job_state", &labels(before)).set(0.0);
         }
         gauge!("weir_job_state", &labels(state)).set(1.0);
-        let [id, name, _] = labels(state);
-        // No job restarts before there are checkpoints to restart from.
-        gauge!("weir_job_numRestarts", &[id, name]).set(0.0);
+    }
+}
+
+/// Duration in milliseconds and size in bytes, as Flink has them.
+fn show_checkpoints(history: &History, labels: &[(&'static str, String); 2]) {
+    let overview = history.overview();
+    gauge!("weir_job_numberOfCompletedCheckpoints", labels).set(overview.completed_count as f64);
+    gauge!("weir_job_numberOfFailedCheckpoints", labels).set(overview.failed_count as f64);
+    if let Some(last) = history.last_completed() {
+        gauge!("weir_job_lastCompletedCheckpointId", labels).set(last.checkpoint_id as f64);
+        gauge!("weir_job_lastCheckpointDuration", labels).set(last.duration_us as f64 / 1000.0);
+        gauge!("weir_job_lastCheckpointSize", labels).set(last.bytes as f64);
     }
 }

@@ -12,20 +12,22 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use weir_core::Clock;
-use weir_core::random::SplitMix64;
 use weir_operator_api::Registry;
 use weir_proto::v1::job_service_server::JobServiceServer;
 use weir_proto::v1::worker_link_service_server::WorkerLinkServiceServer;
 
 use crate::cluster::Cluster;
-use crate::config::CoordinatorConfig;
+use crate::checkpoint::stores::Stores;
+use crate::config::{AtShutdown, CoordinatorConfig};
 use crate::data_dir::Leadership;
 use crate::error::CoordinatorError;
 use crate::gauges::Gauges;
 use crate::http;
 use crate::job::archive::Archive;
+use crate::job::launch;
 use crate::job::master::{Letter, Patience, Surroundings};
 use crate::job::table::JobTable;
+use crate::meta::files::MetaFiles;
 use crate::service::admin::AdminService;
 use crate::service::worker_facing::WorkerFacing;
 
@@ -44,9 +46,7 @@ pub struct Coordinator;
 /// A coordinator that has its addresses and does not serve yet.
 pub struct BoundCoordinator {
     config: CoordinatorConfig,
-    registry: Registry,
     around: Surroundings,
-    seed: u64,
     local_addr: SocketAddr,
     listener: TcpListener,
     http: Option<(SocketAddr, TcpListener)>,
@@ -78,8 +78,21 @@ impl Coordinator {
         let table = JobTable::new(cluster.clone(), archive, ended);
         let patience =
             Patience { deploy: config.deploy_timeout, cancel: config.cancel_timeout, publish: config.publish_timeout };
-        let around = Surroundings { cluster, table, clock, patience, term: leadership.term() };
-        Ok(BoundCoordinator { config, registry, around, seed, local_addr, listener, http, leadership })
+        // Relative to the directory this process was started in, but workers may have another.
+        let data_dir = std::path::absolute(&config.data_dir)
+            .map_err(|source| CoordinatorError::DataDir { path: config.data_dir.clone(), source })?;
+        let around = Surroundings {
+            cluster,
+            table,
+            meta: Arc::new(MetaFiles::open(&data_dir)?),
+            stores: Stores::new(data_dir.join("checkpoints"), Arc::clone(&clock), seed),
+            registry,
+            clock,
+            patience,
+            enumerate_timeout: config.enumerate_timeout,
+            term: leadership.term(),
+        };
+        Ok(BoundCoordinator { config, around, local_addr, listener, http, leadership })
     }
 }
 
@@ -94,18 +107,18 @@ impl BoundCoordinator {
         self.http.as_ref().map(|(address, _)| *address)
     }
 
-    /// Serves until `shutdown`. Then: takes no more jobs, cancels those that live, waits for their end (bounded), and
-    /// closes all connections.
+    /// Goes on with the jobs that an earlier coordinator left, then serves until `shutdown`. Then: takes no more jobs,
+    /// suspends or cancels those that live, waits for that (bounded), and closes all connections.
     ///
-    /// **Errors**: a server that ended by itself. **Cancel safety**: dropping the future ends the servers at once, but
+    /// **Errors**: jobs that cannot be read, a server that ended by itself. **Cancel safety**: dropping the future ends the servers at once, but
     /// not the jobs' masters: use `shutdown`.
     pub async fn serve(self, shutdown: CancellationToken) -> Result<(), CoordinatorError> {
-        let BoundCoordinator { config, registry, around, seed, local_addr, listener, http, leadership } = self;
+        let BoundCoordinator { config, around, local_addr, listener, http, leadership } = self;
         tracing::info!(address = %local_addr, term = leadership.term(), "coordinator serves");
         let closing = CancellationToken::new();
         let _closes_when_dropped = closing.clone().drop_guard();
-        let ids = Box::new(SplitMix64::new(seed));
-        let admin = AdminService::new(around.clone(), registry, config.enumerate_timeout, ids);
+        launch::left_behind(&around).await?;
+        let admin = AdminService::new(around.clone());
         let workers = WorkerFacing::new(around.clone(), config.heartbeat_interval, config.lease, closing.clone());
         let grpc = serve_grpc(listener, admin, workers, closing.clone());
         let http = serve_http(http, &config, closing.clone());
@@ -116,7 +129,7 @@ impl BoundCoordinator {
                 () = watch_over(&around, config.heartbeat_interval / 2) => {}
                 () = shutdown.cancelled() => {}
             }
-            end_jobs(&around, config.shutdown_timeout).await;
+            end_jobs(&around, config.shutdown_timeout, config.at_shutdown).await;
         };
         tokio::select! {
             result = &mut servers => return result,
@@ -191,15 +204,19 @@ async fn watch_over(around: &Surroundings, interval: Duration) {
     }
 }
 
-/// Cancels all jobs and waits for their ends.
-async fn end_jobs(around: &Surroundings, timeout: Duration) {
+/// Suspends or cancels all jobs and waits for their ends.
+async fn end_jobs(around: &Surroundings, timeout: Duration, what: AtShutdown) {
     around.table.close();
     let live = around.table.all_live();
     tracing::info!(jobs = live.len(), "coordinator ends");
     let all_ended = async {
         for (_, job) in &live {
+            let letter = match what {
+                AtShutdown::Suspend => Letter::Suspend,
+                AtShutdown::Cancel => Letter::Cancel,
+            };
             // A mailbox that is closed belongs to a job that is ending.
-            let _ = job.mailbox.send(Letter::Cancel).await;
+            let _ = job.mailbox.send(letter).await;
         }
         for (_, job) in &live {
             job.ended.cancelled().await;

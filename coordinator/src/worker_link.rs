@@ -1,4 +1,4 @@
-//! The one door out to a worker: deploy, start, cancel, stop, publish. Every order carries its fencing token. A link
+//! The one door out to a worker: deploy, start, cancel, stop, checkpoint, publish. Every order carries its fencing token. A link
 //! never waits: its queue is bounded, and a worker that does not take orders from a full queue is as good as dead.
 
 use std::sync::{Arc, OnceLock};
@@ -7,9 +7,12 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use weir_core::WorkerId;
 use weir_proto::v1::coordinator_message::Message;
-use weir_proto::v1::{Cancel, CoordinatorMessage, Deploy, FencingToken, Publish, Start, Stop};
+use weir_proto::v1::{
+    Cancel, CheckpointAborted, CheckpointCompleted, CoordinatorMessage, Deploy, FencingToken, Publish, Start, Stop,
+    TriggerCheckpoint,
+};
 
-/// Orders that may wait for the network. A worker gets about three per job and one per sink, so that this is far more
+/// Orders that may wait for the network. A worker gets about three per job, and two and one per sink for each checkpoint, so that this is far more
 /// than a worker that still reads can leave lying.
 pub(crate) const ORDERS_MAX: usize = 4096;
 
@@ -89,6 +92,21 @@ impl WorkerLink {
     /// Publishes or discards the output of one sink.
     pub(crate) fn publish(&self, order: Publish) {
         self.send(Message::Publish(order));
+    }
+
+    /// Puts a barrier into the sources.
+    pub(crate) fn trigger_checkpoint(&self, order: TriggerCheckpoint) {
+        self.send(Message::TriggerCheckpoint(order));
+    }
+
+    /// A checkpoint is committed and its output published.
+    pub(crate) fn checkpoint_completed(&self, order: CheckpointCompleted) {
+        self.send(Message::CheckpointCompleted(order));
+    }
+
+    /// A checkpoint has come to nothing.
+    pub(crate) fn checkpoint_aborted(&self, order: CheckpointAborted) {
+        self.send(Message::CheckpointAborted(order));
     }
 
     fn send(&self, message: Message) {

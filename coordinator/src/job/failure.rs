@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use weir_core::{ErrorDomain, WorkerId};
+use weir_core::{ErrorDomain, Problem, WorkerId};
 use weir_proto::v1::Failure;
 
 use super::state::TaskState;
@@ -15,6 +15,16 @@ fn failure(code: &str, domain: ErrorDomain, message: String, now_unix_us: i64) -
         failed_at_unix_ms: now_unix_us / 1000,
         ..Failure::default()
     }
+}
+
+/// A failure that the coordinator finds, with its code.
+pub(crate) fn of_coordinator(code: &str, domain: ErrorDomain, message: String, now_unix_us: i64) -> Failure {
+    failure(code, domain, message, now_unix_us)
+}
+
+/// Problems as one sentence.
+pub(crate) fn listed(problems: &[Problem]) -> String {
+    problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// Prints a time limit as a user would write it.
@@ -33,14 +43,16 @@ pub(crate) fn waiting_for(needed: u32, free: u32) -> String {
     format!("needs {needed} slot{plural}, {free} {verb} free")
 }
 
-/// The job waited too long for slots.
-pub(crate) fn no_slots(needed: u32, free: u32, waited: Duration, now_unix_us: i64) -> Failure {
+/// The job waited too long for slots. One that has run before waits on, as its restart strategy says: workers may come
+/// back.
+pub(crate) fn no_slots((needed, free): (u32, u32), waited: Duration, has_run: bool, now_unix_us: i64) -> Failure {
     let message = format!(
         "{} after {}: start more workers, lower the parallelism or raise slot.request.timeout",
         waiting_for(needed, free),
         seconds(waited)
     );
-    failure("no-slots", ErrorDomain::User, message, now_unix_us)
+    let domain = if has_run { ErrorDomain::External } else { ErrorDomain::User };
+    failure("no-slots", domain, message, now_unix_us)
 }
 
 /// A worker went away with tasks of the job on it.

@@ -1,38 +1,53 @@
-//! The life of one job as a state machine. Pure: the job's master tells it what happened and does what it answers.
+//! The life of one job as a state machine. Pure: the job's master tells it what happened, with the time and a random
+//! number, and does what it answers.
 //!
 //! ```text
-//! accepted -> waiting for slots -> deploying -> starting -> running -> publishing -> over (FINISHED)
-//!     \______________\________________\____________\___________\___________/
-//!                                      |  first failure, or a user's cancel
-//!                                  stopping -> discarding -> over (FAILED, CANCELED)
+//! accepted -> recovering -> waiting for slots -> republishing -> deploying -> starting -> running
+//!                 ^   \                                                                      |  all tasks finished
+//!                 |    \-- the end was committed before ------------------> publishing <- committing
+//!                 |                                                           |
+//!      backing off <- stopping <- failure, and the strategy says restart      +-> over (FINISHED)
+//!                        \------- the strategy gives up, or a cancel -> discarding -> over (FAILED, CANCELED)
+//!                         \------ the coordinator ends -> over (SUSPENDED: the next coordinator goes on)
 //! ```
-//! Three rules hold always: the first reason to end a job is the one that counts; a final state is final; output is
-//! published only when every task has finished, and never after a reason to end the job came first.
+//! Four rules hold always: a final state is final; the first reason to end a job for good is the one that counts; a new
+//! attempt begins only when every task of the old one has ended or was given up; the output of the job's end is published
+//! only when every task has finished and that is durable, and then no cancel takes it back.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use weir_core::WorkerId;
+use weir_core::{ErrorDomain, WorkerId};
 use weir_proto::v1::Failure;
 
 use super::state::{JobState, TaskKey, TaskState};
+use crate::recovery::strategy::{Restarts, Verdict};
 
 /// What a job waits for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Stage {
     /// For its master.
     Accepted,
+    /// For the state it begins with.
+    Recovering,
     /// For slots.
     WaitingForSlots,
+    /// For output of the checkpoint it goes on from, which may not be published yet.
+    Republishing,
     /// For all tasks to be reachable.
     Deploying,
     /// For all tasks to run.
     Starting,
     /// For all tasks to finish.
     Running,
+    /// For the end to be durable.
+    Committing,
     /// For all sinks to be published.
     Publishing,
     /// For all tasks to end, after a failure or cancel.
     Stopping,
+    /// For the time of the next attempt.
+    BackingOff,
     /// For unpublished output to be removed.
     Discarding,
     /// For nothing.
@@ -44,8 +59,16 @@ pub enum Stage {
 pub enum Event {
     /// The master runs.
     Begun,
+    /// What the attempt begins with is known, and with it its tasks.
+    StateFound(Vec<TaskKey>),
+    /// The end of the job was committed by an earlier attempt: only its output may be unpublished.
+    EndFound,
+    /// What the attempt is to begin with cannot be had.
+    StateLost(Failure),
     /// Slots were given; this is where each task goes.
     Placed(BTreeMap<TaskKey, WorkerId>),
+    /// The output of the checkpoint that the attempt goes on from is published.
+    Republished,
     /// A worker reports a task.
     TaskChanged {
         /// Which task.
@@ -64,23 +87,45 @@ pub enum Event {
         /// What to tell the user.
         failure: Failure,
     },
+    /// Something else broke the attempt: too many failed checkpoints, an end that cannot be made durable.
+    Broken(Failure),
     /// A user wants the end.
     CancelRequested,
+    /// The coordinator ends; the job does not.
+    SuspendRequested,
+    /// The tasks are to be deployed anew from the last checkpoint, at once: at another parallelism, or because an order
+    /// that ended them could not be carried out to its end.
+    RedeployRequested,
+    /// The end is durable.
+    EndCommitted,
     /// All sinks are published.
     Published,
     /// Some sink cannot be published.
     PublishFailed(Failure),
     /// Nothing unpublished is left.
     Discarded,
-    /// What the job waits for took too long.
+    /// What the job waits for took too long; the pause is over.
     Expired(Failure),
+}
+
+/// When something happened.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Moment {
+    /// Monotonic time.
+    pub now: Duration,
+    /// Uniform in `[0, 1)`, for the jitter of a restart.
+    pub draw: f64,
 }
 
 /// What the master has to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action {
+    /// Find what the attempt begins with; answered by `StateFound`, `EndFound` or `StateLost`.
+    Recover,
     /// Ask for slots.
     RequestSlots,
+    /// Publish what the restored checkpoint committed; answered by `Republished` or `PublishFailed`.
+    Republish,
     /// Send every task to its worker.
     Deploy,
     /// Let all tasks process.
@@ -89,9 +134,11 @@ pub enum Action {
     CancelTasks,
     /// Give the slots back; a request for slots is withdrawn.
     ReleaseSlots,
+    /// Make the end durable; answered by `EndCommitted` or `Broken`.
+    CommitEnd,
     /// Make the output visible; answered by `Published` or `PublishFailed`.
     Publish,
-    /// Remove the output that finished tasks prepared; answered by `Discarded`.
+    /// Remove the output that is not committed; answered by `Discarded`.
     Discard,
     /// The job is over: keep what is known of it.
     End,
@@ -108,10 +155,14 @@ pub struct Reaction {
     pub changed: Vec<TaskKey>,
 }
 
+/// Why tasks are stopped, and what follows.
 #[derive(Clone, Debug)]
 enum Ending {
     Canceled,
     Failed(Failure),
+    Suspended,
+    /// Another attempt, after this pause.
+    Restart(Duration),
 }
 
 #[derive(Clone, Debug)]
@@ -120,36 +171,58 @@ struct Task {
     worker: Option<WorkerId>,
 }
 
+/// Whether a job begins or goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Birth {
+    /// It was just accepted.
+    New,
+    /// An earlier coordinator ran it.
+    Recovered,
+}
+
 /// The state machine of one job.
 #[derive(Debug)]
 pub struct Lifecycle {
     stage: Stage,
     ending: Option<Ending>,
+    restarts: Restarts,
+    restart_count: u32,
+    restart_cause: Option<Failure>,
+    has_earlier_attempts: bool,
     tasks: BTreeMap<TaskKey, Task>,
     state_count: [usize; TaskState::COUNT],
 }
 
 impl Lifecycle {
-    /// A job with these tasks, just accepted.
-    pub fn new(tasks: impl IntoIterator<Item = TaskKey>) -> Self {
-        let created = |task| (task, Task { state: TaskState::Created, worker: None });
-        let tasks: BTreeMap<_, _> = tasks.into_iter().map(created).collect();
-        let mut state_count = [0; TaskState::COUNT];
-        state_count[TaskState::Created as usize] = tasks.len();
-        Lifecycle { stage: Stage::Accepted, ending: None, tasks, state_count }
+    /// A job that was just accepted, or that an earlier coordinator left.
+    pub fn new(birth: Birth, restarts: Restarts) -> Self {
+        Lifecycle {
+            stage: Stage::Accepted,
+            ending: None,
+            restarts,
+            restart_count: 0,
+            restart_cause: None,
+            has_earlier_attempts: birth == Birth::Recovered,
+            tasks: BTreeMap::new(),
+            state_count: [0; TaskState::COUNT],
+        }
     }
 
     /// Where the job stands, as users see it.
     pub fn state(&self) -> JobState {
         match (self.stage, &self.ending) {
-            (Stage::Accepted, _) => JobState::Initializing,
-            (Stage::WaitingForSlots | Stage::Deploying | Stage::Starting, _) => JobState::Created,
-            (Stage::Running | Stage::Publishing, _) => JobState::Running,
             (Stage::Over, None) => JobState::Finished,
-            (Stage::Over, Some(Ending::Canceled)) => JobState::Canceled,
             (Stage::Over, Some(Ending::Failed(_))) => JobState::Failed,
-            (Stage::Stopping | Stage::Discarding, Some(Ending::Failed(_))) => JobState::Failing,
-            (Stage::Stopping | Stage::Discarding, _) => JobState::Cancelling,
+            (Stage::Over, Some(Ending::Canceled)) => JobState::Canceled,
+            (Stage::Over | Stage::Stopping | Stage::Discarding, Some(Ending::Suspended)) => JobState::Suspended,
+            (Stage::Over, Some(Ending::Restart(_))) => JobState::Failed,
+            (Stage::Stopping | Stage::BackingOff, Some(Ending::Restart(_))) => JobState::Restarting,
+            (Stage::Stopping | Stage::BackingOff | Stage::Discarding, Some(Ending::Failed(_))) => JobState::Failing,
+            (Stage::Stopping | Stage::BackingOff | Stage::Discarding, _) => JobState::Cancelling,
+            (Stage::Running | Stage::Committing | Stage::Publishing, _) => JobState::Running,
+            (Stage::Accepted, _) => JobState::Initializing,
+            _ if self.has_earlier_attempts => JobState::Restarting,
+            _ => JobState::Created,
         }
     }
 
@@ -158,7 +231,7 @@ impl Lifecycle {
         self.stage
     }
 
-    /// The first failure.
+    /// The failure that ended the job.
     pub fn failure(&self) -> Option<&Failure> {
         match &self.ending {
             Some(Ending::Failed(failure)) => Some(failure),
@@ -166,9 +239,37 @@ impl Lifecycle {
         }
     }
 
+    /// Restarts after failures, since this value was made.
+    pub fn restart_count(&self) -> u32 {
+        self.restart_count
+    }
+
+    /// The last failure that led to a restart.
+    pub fn restart_cause(&self) -> Option<&Failure> {
+        self.restart_cause.as_ref()
+    }
+
+    /// Whether an attempt was made before the present one.
+    pub fn has_earlier_attempts(&self) -> bool {
+        self.has_earlier_attempts
+    }
+
+    /// The pause before the next attempt, while the job backs off.
+    pub fn pause(&self) -> Duration {
+        match &self.ending {
+            Some(Ending::Restart(pause)) => *pause,
+            _ => Duration::ZERO,
+        }
+    }
+
     /// State of a task; `None` when the job has no such task.
     pub fn task_state(&self, task: TaskKey) -> Option<TaskState> {
         self.tasks.get(&task).map(|task| task.state)
+    }
+
+    /// All tasks and their states.
+    pub fn tasks(&self) -> impl Iterator<Item = (TaskKey, TaskState)> + '_ {
+        self.tasks.iter().map(|(key, task)| (*key, task.state))
     }
 
     /// Whether a report of `worker` about a task would be taken: it is that worker's task, and it may get there.
@@ -190,47 +291,75 @@ impl Lifecycle {
     }
 
     /// Takes an event and decides.
-    pub fn on(&mut self, event: Event) -> Reaction {
+    pub fn on(&mut self, event: Event, moment: Moment) -> Reaction {
         let mut reaction = Reaction::default();
-        reaction.is_accepted = match event {
-            Event::Begun => self.begin(&mut reaction),
-            Event::Placed(placement) => self.place(placement, &mut reaction),
+        let r = &mut reaction;
+        let is_accepted = match event {
+            Event::Begun => self.step(Stage::Accepted, Stage::Recovering, &[Action::Recover], r),
+            Event::StateFound(tasks) => self.state_found(tasks, r),
+            Event::EndFound => self.step(Stage::Recovering, Stage::Publishing, &[Action::Publish], r),
+            Event::StateLost(failure) => self.stage == Stage::Recovering && self.fail(failure, moment, r),
+            Event::Placed(placement) => self.place(placement, r),
+            Event::Republished => self.republished(r),
             Event::TaskChanged { task, worker, state, failure } => {
-                self.task_changed((task, worker), state, failure, &mut reaction)
+                self.task_changed((task, worker), state, (failure, moment), r)
             }
-            Event::WorkerLost { worker, failure } => self.worker_lost(&worker, failure, &mut reaction),
-            Event::CancelRequested => self.end_by(Ending::Canceled, &mut reaction),
-            Event::Published => self.published(&mut reaction),
-            Event::PublishFailed(failure) => self.publish_failed(failure, &mut reaction),
-            Event::Discarded => self.discarded(&mut reaction),
-            Event::Expired(failure) => self.expired(failure, &mut reaction),
+            Event::WorkerLost { worker, failure } => self.worker_lost(&worker, (failure, moment), r),
+            Event::Broken(failure) => self.fail(failure, moment, r),
+            Event::CancelRequested => self.end_by(Ending::Canceled, r),
+            Event::SuspendRequested => self.end_by(Ending::Suspended, r),
+            Event::RedeployRequested => self.redeploy(r),
+            Event::EndCommitted => self.step(Stage::Committing, Stage::Publishing, &[Action::Publish], r),
+            Event::Published => self.stage == Stage::Publishing && self.over(r),
+            Event::PublishFailed(failure) => self.publish_failed(failure, moment, r),
+            Event::Discarded => self.stage == Stage::Discarding && self.over(r),
+            Event::Expired(failure) => self.expired(failure, moment, r),
         };
+        reaction.is_accepted = is_accepted;
         self.settle(&mut reaction);
         reaction
     }
 
-    fn begin(&mut self, reaction: &mut Reaction) -> bool {
-        if self.stage != Stage::Accepted {
+    fn step(&mut self, from: Stage, to: Stage, actions: &[Action], reaction: &mut Reaction) -> bool {
+        if self.stage != from {
             return false;
         }
-        self.stage = Stage::WaitingForSlots;
-        reaction.actions.push(Action::RequestSlots);
+        self.stage = to;
+        reaction.actions.extend(actions);
+        true
+    }
+
+    fn state_found(&mut self, tasks: Vec<TaskKey>, reaction: &mut Reaction) -> bool {
+        if !self.step(Stage::Recovering, Stage::WaitingForSlots, &[Action::RequestSlots], reaction) {
+            return false;
+        }
+        reaction.changed.extend(&tasks);
+        let created = |task| (task, Task { state: TaskState::Created, worker: None });
+        self.tasks = tasks.into_iter().map(created).collect();
+        self.state_count = [0; TaskState::COUNT];
+        self.state_count[TaskState::Created as usize] = self.tasks.len();
         true
     }
 
     fn place(&mut self, placement: BTreeMap<TaskKey, WorkerId>, reaction: &mut Reaction) -> bool {
-        if self.stage != Stage::WaitingForSlots {
+        if !self.step(Stage::WaitingForSlots, Stage::Republishing, &[Action::Republish], reaction) {
             return false;
         }
-        self.stage = Stage::Deploying;
         for (task, worker) in placement {
             if let Some(known) = self.tasks.get_mut(&task) {
                 known.worker = Some(worker);
                 self.set(task, TaskState::Scheduled, reaction);
-                self.set(task, TaskState::Deploying, reaction);
             }
         }
-        reaction.actions.push(Action::Deploy);
+        true
+    }
+
+    fn republished(&mut self, reaction: &mut Reaction) -> bool {
+        if !self.step(Stage::Republishing, Stage::Deploying, &[Action::Deploy], reaction) {
+            return false;
+        }
+        let tasks: Vec<TaskKey> = self.tasks.keys().copied().collect();
+        tasks.into_iter().for_each(|task| self.set(task, TaskState::Deploying, reaction));
         true
     }
 
@@ -238,7 +367,7 @@ impl Lifecycle {
         &mut self,
         (key, worker): (TaskKey, WorkerId),
         state: TaskState,
-        failure: Failure,
+        (failure, moment): (Failure, Moment),
         reaction: &mut Reaction,
     ) -> bool {
         if !self.admits(key, &worker, state) {
@@ -248,12 +377,12 @@ impl Lifecycle {
         let was_ordered = task.state == TaskState::Canceling;
         self.set(key, state, reaction);
         if state == TaskState::Failed || (state == TaskState::Canceled && !was_ordered) {
-            self.end_by(Ending::Failed(failure), reaction);
+            self.fail(failure, moment, reaction);
         }
         true
     }
 
-    fn worker_lost(&mut self, worker: &WorkerId, failure: Failure, reaction: &mut Reaction) -> bool {
+    fn worker_lost(&mut self, worker: &WorkerId, (failure, moment): (Failure, Moment), reaction: &mut Reaction) -> bool {
         let is_lost = |task: &Task| task.worker.as_ref() == Some(worker) && !task.state.is_final();
         let lost: Vec<(TaskKey, TaskState)> =
             self.tasks.iter().filter(|(_, task)| is_lost(task)).map(|(key, task)| (*key, task.state)).collect();
@@ -262,19 +391,69 @@ impl Lifecycle {
             self.set(*task, next, reaction);
         }
         if !lost.is_empty() {
-            self.end_by(Ending::Failed(failure), reaction);
+            self.fail(failure, moment, reaction);
         }
         !lost.is_empty()
     }
 
-    /// The one way to an early end. While publishing only [`Lifecycle::publish_failed`] leads here: the decision to
-    /// publish is not taken back.
-    fn end_by(&mut self, ending: Ending, reaction: &mut Reaction) -> bool {
-        if self.ending.is_some() || self.stage >= Stage::Publishing {
+    /// The attempt is broken: asks the strategy. A failure while it is being stopped anyway changes nothing.
+    fn fail(&mut self, failure: Failure, moment: Moment, reaction: &mut Reaction) -> bool {
+        if self.ending.is_some() || !(Stage::Recovering..=Stage::Committing).contains(&self.stage) {
             return false;
         }
+        let ending = self.judge(failure, moment);
+        self.end_attempt(ending, reaction);
+        true
+    }
+
+    fn judge(&mut self, failure: Failure, moment: Moment) -> Ending {
+        // What is the user's to mend fails again, however often it is tried.
+        let is_hopeless = failure.domain == ErrorDomain::User.to_string();
+        let verdict = if is_hopeless { Verdict::GiveUp } else { self.restarts.failed(moment.now, moment.draw) };
+        match verdict {
+            Verdict::GiveUp => Ending::Failed(failure),
+            Verdict::Restart(pause) => {
+                self.restart_count = self.restart_count.saturating_add(1);
+                self.restart_cause = Some(failure);
+                Ending::Restart(pause)
+            }
+        }
+    }
+
+    /// The end of the job, or of this coordinator. It takes the place of a restart, never of another end. The decision to
+    /// publish the end is not taken back.
+    fn end_by(&mut self, ending: Ending, reaction: &mut Reaction) -> bool {
+        match (&self.ending, self.stage) {
+            (_, Stage::Committing | Stage::Publishing | Stage::Over) => false,
+            (None, _) => {
+                self.end_attempt(ending, reaction);
+                true
+            }
+            (Some(Ending::Restart(_)), Stage::Stopping) => {
+                self.ending = Some(ending);
+                true
+            }
+            (Some(Ending::Restart(_)), Stage::BackingOff) => {
+                self.ending = Some(ending);
+                self.stage = Stage::Stopping;
+                true
+            }
+            // A discarded job has been ended by a user or a failure; there is nothing to go on with.
+            _ => false,
+        }
+    }
+
+    fn redeploy(&mut self, reaction: &mut Reaction) -> bool {
+        let is_time = matches!(self.stage, Stage::Running | Stage::Committing) && self.ending.is_none();
+        if is_time {
+            self.end_attempt(Ending::Restart(Duration::ZERO), reaction);
+        }
+        is_time
+    }
+
+    fn end_attempt(&mut self, ending: Ending, reaction: &mut Reaction) {
         self.ending = Some(ending);
-        let was_deployed = self.stage >= Stage::Deploying;
+        let was_deployed = (Stage::Deploying..=Stage::Committing).contains(&self.stage);
         self.stage = Stage::Stopping;
         let live: Vec<TaskKey> =
             self.tasks.iter().filter(|(_, task)| !task.state.is_final()).map(|(key, _)| *key).collect();
@@ -284,41 +463,46 @@ impl Lifecycle {
         if was_deployed {
             reaction.actions.push(Action::CancelTasks);
         }
-        true
     }
 
-    fn published(&mut self, reaction: &mut Reaction) -> bool {
-        self.stage == Stage::Publishing && self.over(reaction)
-    }
-
-    fn publish_failed(&mut self, failure: Failure, reaction: &mut Reaction) -> bool {
+    fn publish_failed(&mut self, failure: Failure, moment: Moment, reaction: &mut Reaction) -> bool {
         if self.stage != Stage::Publishing {
-            return false;
+            return self.fail(failure, moment, reaction);
         }
-        self.ending = Some(Ending::Failed(failure));
-        self.stage = Stage::Discarding;
-        reaction.actions.push(Action::Discard);
-        true
-    }
-
-    fn discarded(&mut self, reaction: &mut Reaction) -> bool {
-        self.stage == Stage::Discarding && self.over(reaction)
-    }
-
-    fn expired(&mut self, failure: Failure, reaction: &mut Reaction) -> bool {
-        match self.stage {
-            Stage::WaitingForSlots | Stage::Deploying | Stage::Starting => {
-                self.end_by(Ending::Failed(failure), reaction)
+        // All tasks have finished and the end is durable: nothing is stopped or discarded. Either it is published again
+        // after a pause, or the job has failed with its output committed and not visible.
+        match self.judge(failure, moment) {
+            Ending::Failed(failure) => {
+                self.ending = Some(Ending::Failed(failure));
+                self.over(reaction)
             }
-            Stage::Publishing => self.publish_failed(failure, reaction),
+            ending => {
+                self.ending = Some(ending);
+                self.stage = Stage::BackingOff;
+                true
+            }
+        }
+    }
+
+    fn expired(&mut self, failure: Failure, moment: Moment, reaction: &mut Reaction) -> bool {
+        match self.stage {
+            Stage::WaitingForSlots | Stage::Republishing | Stage::Deploying | Stage::Starting => {
+                self.fail(failure, moment, reaction)
+            }
+            Stage::Publishing => self.publish_failed(failure, moment, reaction),
             Stage::Stopping => {
                 let live: Vec<TaskKey> =
                     self.tasks.iter().filter(|(_, task)| !task.state.is_final()).map(|(key, _)| *key).collect();
                 live.into_iter().for_each(|task| self.set(task, TaskState::Canceled, reaction));
                 true
             }
+            Stage::BackingOff => {
+                self.ending = None;
+                self.has_earlier_attempts = true;
+                self.step(Stage::BackingOff, Stage::Recovering, &[Action::Recover], reaction)
+            }
             Stage::Discarding => self.over(reaction),
-            Stage::Accepted | Stage::Running | Stage::Over => false,
+            Stage::Accepted | Stage::Recovering | Stage::Running | Stage::Committing | Stage::Over => false,
         }
     }
 
@@ -340,13 +524,22 @@ impl Lifecycle {
             self.stage = Stage::Running;
         }
         if self.stage == Stage::Running && finished == all {
-            self.stage = Stage::Publishing;
-            reaction.actions.extend([Action::ReleaseSlots, Action::Publish]);
+            self.stage = Stage::Committing;
+            reaction.actions.extend([Action::ReleaseSlots, Action::CommitEnd]);
         }
         let ended = finished + self.count(TaskState::Canceled) + self.count(TaskState::Failed);
         if self.stage == Stage::Stopping && ended == all {
-            self.stage = Stage::Discarding;
-            reaction.actions.extend([Action::ReleaseSlots, Action::Discard]);
+            reaction.actions.push(Action::ReleaseSlots);
+            match &self.ending {
+                Some(Ending::Restart(_)) => self.stage = Stage::BackingOff,
+                Some(Ending::Suspended) => {
+                    self.over(reaction);
+                }
+                _ => {
+                    self.stage = Stage::Discarding;
+                    reaction.actions.push(Action::Discard);
+                }
+            }
         }
     }
 
@@ -361,230 +554,4 @@ impl Lifecycle {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const TASKS: [(u32, u32); 4] = [(0, 0), (0, 1), (1, 0), (1, 1)];
-
-    fn worker_of(task: TaskKey) -> WorkerId {
-        WorkerId(format!("w{}", task.subtask))
-    }
-
-    fn tasks() -> Vec<TaskKey> {
-        TASKS.iter().map(|(vertex, subtask)| TaskKey::new(*vertex, *subtask)).collect()
-    }
-
-    fn failure(code: &str) -> Failure {
-        Failure { code: code.to_owned(), ..Failure::default() }
-    }
-
-    fn placement() -> BTreeMap<TaskKey, WorkerId> {
-        tasks().into_iter().map(|task| (task, worker_of(task))).collect()
-    }
-
-    fn report(task: TaskKey, state: TaskState) -> Event {
-        Event::TaskChanged { task, worker: worker_of(task), state, failure: failure("task") }
-    }
-
-    /// Plays events and prints the job's state and the actions after each that did something.
-    fn play(job: &mut Lifecycle, events: impl IntoIterator<Item = Event>) -> Vec<String> {
-        let mut lines = Vec::new();
-        for event in events {
-            let reaction = job.on(event);
-            if !reaction.actions.is_empty() {
-                lines.push(format!("{} {:?}", job.state().name(), reaction.actions));
-            }
-        }
-        lines
-    }
-
-    fn reports(state: TaskState) -> Vec<Event> {
-        tasks().into_iter().map(|task| report(task, state)).collect()
-    }
-
-    fn running_job() -> Lifecycle {
-        let mut job = Lifecycle::new(tasks());
-        play(&mut job, [Event::Begun, Event::Placed(placement())]);
-        play(&mut job, reports(TaskState::Initializing));
-        play(&mut job, reports(TaskState::Running));
-        assert_eq!(job.state(), JobState::Running);
-        job
-    }
-
-    #[test]
-    fn job_walks_from_acceptance_to_finish() {
-        let mut job = Lifecycle::new(tasks());
-        let mut lines = play(&mut job, [Event::Begun, Event::Placed(placement())]);
-        lines.extend(play(&mut job, reports(TaskState::Initializing)));
-        lines.extend(play(&mut job, reports(TaskState::Running)));
-        lines.extend(play(&mut job, reports(TaskState::Finished)));
-        lines.extend(play(&mut job, [Event::Published]));
-        let expected = [
-            "CREATED [RequestSlots]",
-            "CREATED [Deploy]",
-            "CREATED [Start]",
-            "RUNNING [ReleaseSlots, Publish]",
-            "FINISHED [End]",
-        ];
-        assert_eq!(lines, expected);
-    }
-
-    #[test]
-    fn first_failure_is_kept_and_others_are_stopped() {
-        let mut job = running_job();
-        let [first, second] = [tasks()[1], tasks()[2]];
-        let change = |task, code: &str| Event::TaskChanged {
-            task,
-            worker: worker_of(task),
-            state: TaskState::Failed,
-            failure: failure(code),
-        };
-        let lines = play(&mut job, [change(first, "first"), change(second, "second")]);
-        assert_eq!(lines, ["FAILING [CancelTasks]"]);
-        let lines = play(&mut job, reports(TaskState::Canceled));
-        assert_eq!(lines, ["FAILING [ReleaseSlots, Discard]"]);
-        assert_eq!(play(&mut job, [Event::Discarded]), ["FAILED [End]"]);
-        assert_eq!(job.failure().map(|failure| failure.code.as_str()), Some("first"));
-    }
-
-    #[test]
-    fn cancel_while_waiting_for_slots_ends_without_touching_workers() {
-        let mut job = Lifecycle::new(tasks());
-        let lines = play(&mut job, [Event::Begun, Event::CancelRequested, Event::Discarded]);
-        assert_eq!(lines, ["CREATED [RequestSlots]", "CANCELLING [ReleaseSlots, Discard]", "CANCELED [End]"]);
-    }
-
-    #[test]
-    fn failure_during_cancel_leaves_the_job_canceled() {
-        let mut job = running_job();
-        play(&mut job, [Event::CancelRequested]);
-        play(&mut job, reports(TaskState::Failed));
-        assert_eq!(play(&mut job, [Event::Discarded]), ["CANCELED [End]"]);
-        assert!(job.failure().is_none());
-    }
-
-    #[test]
-    fn worker_lost_with_only_finished_tasks_is_no_failure() {
-        let mut job = running_job();
-        let of_first = tasks().into_iter().filter(|task| task.subtask.0 == 0);
-        play(&mut job, of_first.map(|task| report(task, TaskState::Finished)));
-        let reaction = job.on(Event::WorkerLost { worker: "w0".into(), failure: failure("lost") });
-        assert!(!reaction.is_accepted);
-        assert_eq!(job.state(), JobState::Running);
-        job.on(Event::WorkerLost { worker: "w1".into(), failure: failure("lost") });
-        assert_eq!(job.state(), JobState::Failing);
-    }
-
-    #[test]
-    fn silent_workers_do_not_hold_up_the_end() {
-        let mut job = running_job();
-        let lines = play(&mut job, [Event::CancelRequested, Event::Expired(failure("")), Event::Expired(failure(""))]);
-        assert_eq!(lines, ["CANCELLING [CancelTasks]", "CANCELLING [ReleaseSlots, Discard]", "CANCELED [End]"]);
-    }
-
-    #[test]
-    fn cancel_after_the_decision_to_publish_comes_too_late() {
-        let mut job = running_job();
-        play(&mut job, reports(TaskState::Finished));
-        assert!(!job.on(Event::CancelRequested).is_accepted);
-        assert_eq!(play(&mut job, [Event::Published]), ["FINISHED [End]"]);
-    }
-
-    #[test]
-    fn unordered_cancel_of_a_task_is_a_failure() {
-        let mut job = running_job();
-        play(&mut job, [report(tasks()[0], TaskState::Canceled)]);
-        assert_eq!(job.state(), JobState::Failing);
-    }
-
-    #[test]
-    fn report_of_another_worker_is_refused() {
-        let mut job = running_job();
-        let task = tasks()[0];
-        let stranger = Event::TaskChanged {
-            task,
-            worker: "stranger".into(),
-            state: TaskState::Failed,
-            failure: failure("stranger"),
-        };
-        assert!(!job.on(stranger).is_accepted);
-        assert_eq!(job.state(), JobState::Running);
-    }
-
-    #[test]
-    fn finish_that_overtakes_the_report_of_running_counts() {
-        let mut job = Lifecycle::new(tasks());
-        play(&mut job, [Event::Begun, Event::Placed(placement())]);
-        let mut initializing = reports(TaskState::Initializing);
-        let last = initializing.pop().expect("four tasks");
-        play(&mut job, initializing);
-        assert!(!job.on(report(tasks()[0], TaskState::Finished)).is_accepted, "nothing finishes before the start");
-        play(&mut job, [last]);
-        let lines = play(&mut job, reports(TaskState::Finished));
-        assert_eq!(lines, ["RUNNING [ReleaseSlots, Publish]"]);
-        assert!(!job.on(report(tasks()[0], TaskState::Running)).is_accepted);
-    }
-
-    fn any_event() -> impl Strategy<Value = Event> {
-        let task = (0..4usize).prop_map(|index| tasks()[index]);
-        let state = prop_oneof![
-            6 => Just(TaskState::Initializing),
-            6 => Just(TaskState::Running),
-            6 => Just(TaskState::Finished),
-            1 => Just(TaskState::Canceled),
-            1 => Just(TaskState::Failed)
-        ];
-        prop_oneof![
-            2 => Just(Event::Begun),
-            2 => Just(Event::Placed(placement())),
-            30 => (task, state).prop_map(|(task, state)| report(task, state)),
-            1 => (0..2u32).prop_map(|n| Event::WorkerLost {
-                worker: WorkerId(format!("w{n}")),
-                failure: failure("lost"),
-            }),
-            1 => Just(Event::CancelRequested),
-            1 => Just(Event::Published),
-            1 => Just(Event::PublishFailed(failure("publish"))),
-            1 => Just(Event::Discarded),
-            1 => Just(Event::Expired(failure("expired"))),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn transitions_are_legal_and_ends_are_final(events in prop::collection::vec(any_event(), 0..200)) {
-            let mut job = Lifecycle::new(tasks());
-            let mut seen: Vec<Action> = Vec::new();
-            let mut first_failure: Option<String> = None;
-            for event in events {
-                let before = job.state();
-                let before_tasks: Vec<_> = tasks().into_iter().map(|task| job.task_state(task)).collect();
-                let reaction = job.on(event);
-                let after = job.state();
-                prop_assert!(before == after || before.may_become(after), "{before:?} -> {after:?}");
-                prop_assert!(!before.is_final() || (reaction.actions.is_empty() && reaction.changed.is_empty()));
-                for (task, was) in tasks().into_iter().zip(before_tasks) {
-                    let is_final = was.is_some_and(TaskState::is_final);
-                    prop_assert!(!is_final || job.task_state(task) == was, "a final task state is final");
-                }
-                if let Some(first) = &first_failure {
-                    prop_assert_eq!(job.failure().map(|failure| &failure.code), Some(first));
-                }
-                first_failure = job.failure().map(|failure| failure.code.clone());
-                if reaction.actions.contains(&Action::Publish) {
-                    prop_assert_eq!(job.count(TaskState::Finished), tasks().len());
-                    prop_assert!(!seen.contains(&Action::CancelTasks));
-                }
-                seen.extend(reaction.actions);
-            }
-            for once in [Action::RequestSlots, Action::Deploy, Action::Start, Action::Publish, Action::CancelTasks,
-                Action::Discard, Action::ReleaseSlots, Action::End] {
-                prop_assert!(seen.iter().filter(|action| **action == once).count() <= 1, "{once:?} twice");
-            }
-            prop_assert_eq!(job.state().is_final(), seen.contains(&Action::End));
-            prop_assert!(!job.state().is_final() || seen.contains(&Action::ReleaseSlots));
-        }
-    }
-}
+mod tests;

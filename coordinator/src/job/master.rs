@@ -1,8 +1,11 @@
 //! The event loop of one job: one task, one bounded mailbox. It takes reports, orders of users, losses of workers and
-//! the passing of time, asks the pure parts (`lifecycle.rs`, `publication.rs`) and does what they say. It waits for
-//! nothing but these events, so that no worker and no other job ever waits for it.
+//! the passing of time, asks the pure parts (`lifecycle.rs`, `outbox.rs`, `checkpoint/`) and does what they say. It waits
+//! for nothing but these events, so that no worker and no other job ever waits for it.
+//!
+//! What it does stands by subject: `attempt.rs` (from state to running tasks), `checkpoints.rs`, `output.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,26 +15,34 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
-use weir_core::{AttemptNumber, Clock, FencingToken, JobId, OperatorUid, WorkerId};
+use weir_checkpoint::retention::CompletedCheckpoint;
+use weir_checkpoint::{CheckpointError, Manifest, ObjectRef, TaskState};
+use weir_core::{AttemptNumber, CheckpointId, Clock, FencingToken, JobId, OperatorUid, Problem, WorkerId};
+use weir_operator_api::{Registry, Split};
 use weir_proto::convert::token_to_proto;
 use weir_proto::v1;
 
+use super::checkpoints::Underway;
 use super::failure;
-use super::lifecycle::{Action, Event, Lifecycle, Stage};
-use super::publication::{Publication, Purpose, Step};
+use super::lifecycle::{Action, Birth, Event, Lifecycle, Moment, Stage};
+use super::orders::{Answer, Manual, Rescaled, Rescaling, Stopping, Taken};
+use super::outbox::Outbox;
+use super::publication::Publication;
 use super::record::JobRecord;
-use super::state::{TaskKey, TaskState, reported_state};
-use super::submit::PreparedJob;
+use super::state::{JobState, TaskKey};
+use super::submit::{PreparedJob, RestorePoint};
 use super::table::JobTable;
+use crate::checkpoint::complete::SourceSplits;
+use crate::checkpoint::stores::Stores;
+use crate::checkpoint::trigger::Trigger;
 use crate::cluster::Cluster;
-use crate::schedule::{assign, deploy};
+use crate::meta::ledger::Ledger;
+use crate::meta::{JobMeta, MetaStore};
+use crate::recovery::strategy::Restarts;
 use crate::worker_link::{Drain, WorkerLink};
 
 /// Letters that may lie in a master's mailbox.
 pub(crate) const MAILBOX_MAX: usize = 1024;
-
-/// Pause before a sink is published again; doubled with every try.
-const PUBLISH_PAUSE: Duration = Duration::from_millis(200);
 
 /// What others write to a master.
 #[derive(Debug)]
@@ -42,10 +53,24 @@ pub(crate) enum Letter {
     Counted(v1::FencingToken, Vec<(TaskKey, v1::TaskMetrics)>),
     /// A worker answers for a sink.
     Published(WorkerId, v1::Published),
+    /// A task has written its part of a checkpoint.
+    Acknowledged(WorkerId, v1::CheckpointAcknowledged),
+    /// A task could not.
+    Declined(WorkerId, v1::CheckpointDeclined),
     /// A user wants the end.
     Cancel,
-    /// A user wants an orderly end; answers whether the job runs.
+    /// The coordinator ends.
+    Suspend,
+    /// A user wants an orderly end without a savepoint; answers whether the job runs.
     Stop(Drain, oneshot::Sender<bool>),
+    /// A user wants a savepoint as the last thing the job does, below this directory or the job's own.
+    StopWithSavepoint(Option<String>, Drain, Answer<String>),
+    /// A user wants a checkpoint.
+    TakeCheckpoint(Answer<Taken>),
+    /// A user wants a savepoint, below this directory or the job's own.
+    TakeSavepoint(Option<String>, Answer<Taken>),
+    /// A user wants another parallelism.
+    Rescale(u32, Answer<Rescaled>),
 }
 
 /// Time limits of a job's steps.
@@ -60,62 +85,162 @@ pub(crate) struct Patience {
 }
 
 /// What a master shares with the rest of the process.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Surroundings {
     /// The workers.
     pub(crate) cluster: Cluster,
     /// The jobs.
     pub(crate) table: JobTable,
+    /// The durable truth.
+    pub(crate) meta: Arc<dyn MetaStore>,
+    /// Opens checkpoint stores.
+    pub(crate) stores: Stores,
+    /// The connectors.
+    pub(crate) registry: Registry,
     /// The clock.
     pub(crate) clock: Arc<dyn Clock>,
     /// Time limits.
     pub(crate) patience: Patience,
+    /// Longest time a source may take to list its splits.
+    pub(crate) enumerate_timeout: Duration,
     /// Term of this coordinator.
     pub(crate) term: u64,
 }
 
-/// Something that comes without a letter.
-enum Signal {
-    WorkerLost(WorkerLink),
-    PublishAgain(OperatorUid),
+impl fmt::Debug for Surroundings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Surroundings").field("term", &self.term).finish_non_exhaustive()
+    }
 }
 
-type Signals = FuturesUnordered<Pin<Box<dyn Future<Output = Signal> + Send>>>;
+/// Something that comes without a letter.
+pub(super) enum Signal {
+    /// A worker with something of this job is gone.
+    WorkerLost(WorkerLink),
+    /// The pause before another try of a sink is over.
+    PublishAgain(OperatorUid),
+    /// A write of the ledger has returned.
+    MetaWritten(Result<(), String>),
+    /// The pause after a write that failed is over.
+    MetaAgain,
+    /// A manifest was written, or not.
+    ManifestStored(CheckpointId, Result<ObjectRef, CheckpointError>),
+    /// The manifest that the job goes on from was read, or not.
+    StateRead(Result<RestorePoint, CheckpointError>),
+    /// The splits of sources that begin afresh were listed, or not.
+    Listed(Result<BTreeMap<OperatorUid, Vec<Split>>, Vec<Problem>>),
+    /// What was dropped is deleted, or not all.
+    Deleted(Vec<CheckpointId>, Result<(), CheckpointError>),
+    /// The job is planned at another parallelism, or cannot be.
+    Replanned(Box<Result<PreparedJob, Vec<Problem>>>, Answer<Rescaled>),
+}
+
+/// What a master wants to be told when a change of its ledger is durable.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Note {
+    /// The pointer to a checkpoint: the commit point.
+    Committed(CheckpointId),
+    /// The manifest of the end.
+    Ended,
+    /// Checkpoints are no longer retained: they may be deleted.
+    Dropped,
+}
 
 /// The master of one job.
 pub(crate) struct Master {
-    id: JobId,
-    token: v1::FencingToken,
-    job: PreparedJob,
-    around: Surroundings,
-    record: Arc<Mutex<JobRecord>>,
-    lifecycle: Lifecycle,
-    publication: Publication,
-    purpose: Purpose,
-    links: BTreeMap<WorkerId, WorkerLink>,
-    placement: BTreeMap<TaskKey, WorkerId>,
-    granted: Option<oneshot::Receiver<Vec<WorkerLink>>>,
-    signals: Signals,
+    pub(super) id: JobId,
+    pub(super) token: FencingToken,
+    pub(super) job: PreparedJob,
+    /// The job at another parallelism, from the next attempt on.
+    pub(super) next_job: Option<Box<PreparedJob>>,
+    pub(super) around: Surroundings,
+    pub(super) record: Arc<Mutex<JobRecord>>,
+    pub(super) lifecycle: Lifecycle,
+    pub(super) ledger: Ledger<Note>,
+    pub(super) is_ledger_paused: bool,
+    /// What the next attempt goes on from, as far as it was read.
+    pub(super) point: Option<RestorePoint>,
+    pub(super) is_recovering: bool,
+    pub(super) splits: BTreeMap<OperatorUid, SourceSplits>,
+    pub(super) restores: BTreeMap<TaskKey, TaskState>,
+    /// What finished tasks leave to later checkpoints.
+    pub(super) finals: BTreeMap<TaskKey, TaskState>,
+    pub(super) end: Option<Manifest>,
+    pub(super) trigger: Trigger<Manual>,
+    pub(super) underway: Option<Underway>,
+    pub(super) next_checkpoint: u64,
+    pub(super) failures_in_a_row: u32,
+    pub(super) known: BTreeMap<CheckpointId, CompletedCheckpoint>,
+    pub(super) is_deleting: bool,
+    pub(super) stopping: Option<Stopping>,
+    pub(super) rescaling: Option<Rescaling>,
+    pub(super) outbox: Outbox,
+    /// Output of checkpoints that came to nothing, for the end without a commit.
+    pub(super) uncommitted: Vec<v1::Committable>,
+    pub(super) discards: Publication,
+    pub(super) is_discarding: bool,
+    pub(super) links: BTreeMap<WorkerId, WorkerLink>,
+    pub(super) placement: BTreeMap<TaskKey, WorkerId>,
+    pub(super) granted: Option<oneshot::Receiver<Vec<WorkerLink>>>,
+    signals: FuturesUnordered<Pin<Box<dyn Future<Output = Signal> + Send>>>,
     watched: BTreeSet<WorkerId>,
     deadline: Option<Duration>,
 }
 
+/// What a master begins with.
+pub(crate) struct Beginning {
+    /// What is kept of the job.
+    pub(crate) meta: JobMeta,
+    /// The job.
+    pub(crate) job: PreparedJob,
+    /// The manifest it goes on from, when it was read already.
+    pub(crate) point: Option<RestorePoint>,
+    /// Whether it begins or goes on.
+    pub(crate) birth: Birth,
+}
+
 impl Master {
-    /// The master of a job that was just accepted.
-    pub(crate) fn new(id: JobId, job: PreparedJob, record: Arc<Mutex<JobRecord>>, around: Surroundings) -> Self {
+    /// The master of a job that was just accepted, or that an earlier coordinator left.
+    pub(crate) fn new(beginning: Beginning, record: Arc<Mutex<JobRecord>>, around: Surroundings) -> Self {
+        let Beginning { meta, job, point, birth } = beginning;
+        let options = &job.plan.options;
+        let next_checkpoint = match birth {
+            Birth::New => point.as_ref().map_or(1, |point| point.manifest.checkpoint.0 + 1),
+            Birth::Recovered => meta.next_checkpoint.0,
+        };
+        let attempt = meta.attempt;
         Master {
-            id,
-            token: token_to_proto(id, FencingToken { term: around.term, attempt: AttemptNumber(1) }),
-            lifecycle: Lifecycle::new(assign::tasks(&job.plan)),
+            id: meta.job,
+            token: FencingToken { term: around.term, attempt: AttemptNumber(attempt) },
+            lifecycle: Lifecycle::new(birth, Restarts::new(options.restart.clone())),
+            trigger: Trigger::new(options.checkpoints.interval, options.checkpoints.min_pause),
+            ledger: Ledger::new(Arc::clone(&around.meta), meta),
             job,
+            next_job: None,
             around,
             record,
-            publication: Publication::default(),
-            purpose: Purpose::Publish,
+            is_ledger_paused: false,
+            point,
+            is_recovering: false,
+            splits: BTreeMap::new(),
+            restores: BTreeMap::new(),
+            finals: BTreeMap::new(),
+            end: None,
+            underway: None,
+            next_checkpoint,
+            failures_in_a_row: 0,
+            known: BTreeMap::new(),
+            is_deleting: false,
+            stopping: None,
+            rescaling: None,
+            outbox: Outbox::default(),
+            uncommitted: Vec::new(),
+            discards: Publication::default(),
+            is_discarding: false,
             links: BTreeMap::new(),
             placement: BTreeMap::new(),
             granted: None,
-            signals: Signals::new(),
+            signals: FuturesUnordered::new(),
             watched: BTreeSet::new(),
             deadline: None,
         }
@@ -125,17 +250,44 @@ impl Master {
     pub(crate) async fn run(mut self, mut mailbox: mpsc::Receiver<Letter>) {
         self.happened(Event::Begun);
         while self.lifecycle.stage() != Stage::Over {
-            let remaining = self.deadline.map(|at| at.saturating_sub(self.around.clock.monotonic()));
+            let wake_at = [self.deadline, self.checkpoint_wake()].into_iter().flatten().min();
+            let remaining = wake_at.map(|at| at.saturating_sub(self.around.clock.monotonic()));
             let clock = Arc::clone(&self.around.clock);
             tokio::select! {
                 Some(letter) = mailbox.recv() => self.read(letter),
                 Some(signal) = self.signals.next() => self.heed(signal),
                 links = granted(&mut self.granted) => self.place(links),
-                () = clock.sleep(remaining.unwrap_or_default()), if remaining.is_some() => self.expire(),
+                () = clock.sleep(remaining.unwrap_or_default()), if remaining.is_some() => self.wake(),
             }
+            self.checkpoint_tick();
         }
-        let Surroundings { table, .. } = self.around;
-        table.end(self.id).await;
+        self.end().await;
+    }
+
+    /// Keeps what is to be kept, tells who waits, deletes what nobody needs.
+    async fn end(self) {
+        let state = self.lifecycle.state();
+        let deletion = self.deletion(state);
+        let Master { id, around, stopping, .. } = self;
+        if state == JobState::Suspended {
+            return around.table.suspend(id);
+        }
+        let details = around.table.archive(id).await;
+        if let Err(error) = around.meta.remove(id).await {
+            tracing::error!(error = weir_core::error::report(&error), "cannot forget a job that has ended");
+        }
+        if let Some(deletion) = deletion {
+            deletion.await;
+        }
+        if let Some(stopping) = stopping {
+            let answer = match state {
+                JobState::Finished => Ok(stopping.path),
+                state => Err(format!("the job is {} and not stopped; its savepoint {} is to be thrown away",
+                    state.name(), stopping.path)),
+            };
+            let _ = stopping.answer.send(answer);
+        }
+        around.table.ended(id, details);
     }
 
     fn read(&mut self, letter: Letter) {
@@ -148,24 +300,38 @@ impl Master {
             }
             Letter::Published(worker, answer) => {
                 if self.is_current(answer.token.as_ref()) {
-                    let sink = OperatorUid(answer.operator);
-                    let step = self.publication.answered(&sink, &worker, answer.failure);
-                    self.publication_went(&sink, step);
+                    self.published(&worker, answer);
+                }
+            }
+            Letter::Acknowledged(worker, answer) => {
+                if self.is_current(answer.token.as_ref()) {
+                    self.acknowledged(&worker, answer);
+                }
+            }
+            Letter::Declined(worker, answer) => {
+                if self.is_current(answer.token.as_ref()) {
+                    self.declined(&worker, answer);
                 }
             }
             Letter::Cancel => {
                 tracing::info!("cancel requested");
                 self.happened(Event::CancelRequested);
             }
+            Letter::Suspend => self.happened(Event::SuspendRequested),
             Letter::Stop(drain, answer) => {
                 let is_running = self.lifecycle.stage() == Stage::Running;
                 if is_running {
                     tracing::info!(?drain, "stop requested");
-                    self.links.values().for_each(|link| link.stop(self.token.clone(), drain));
+                    self.stand();
+                    self.links.values().for_each(|link| link.stop(self.wire_token(), drain));
                 }
                 // Who asked may be gone; the sources are stopped all the same.
                 let _ = answer.send(is_running);
             }
+            Letter::StopWithSavepoint(directory, drain, answer) => self.ask_stop(directory, drain, answer),
+            Letter::TakeCheckpoint(answer) => self.ask(Manual::Checkpoint(answer)),
+            Letter::TakeSavepoint(directory, answer) => self.ask_savepoint(directory, answer),
+            Letter::Rescale(parallelism, answer) => self.replan(parallelism, answer),
         }
     }
 
@@ -175,108 +341,51 @@ impl Master {
                 let failure = failure::worker_lost(link.worker(), link.why_lost(), self.wall_unix_us());
                 self.happened(Event::WorkerLost { worker: link.worker().clone(), failure });
                 self.watched.remove(link.worker());
-                for sink in self.publication.worker_lost(link.worker()) {
-                    self.publish(&sink);
-                }
+                self.publisher_lost(link.worker());
             }
             Signal::PublishAgain(sink) => self.publish(&sink),
+            Signal::MetaWritten(result) => self.meta_written(result),
+            Signal::MetaAgain => {
+                self.is_ledger_paused = false;
+                self.write_ledger();
+            }
+            Signal::ManifestStored(checkpoint, result) => self.manifest_stored(checkpoint, result),
+            Signal::StateRead(result) => self.state_read(result),
+            Signal::Listed(result) => self.listed(result),
+            Signal::Deleted(checkpoints, result) => self.deleted(&checkpoints, result),
+            Signal::Replanned(result, answer) => self.replanned(*result, answer),
+        }
+    }
+
+    /// Time has passed: the deadline of the stage, or of a checkpoint, which looks after itself.
+    fn wake(&mut self) {
+        if self.deadline.is_some_and(|at| at <= self.around.clock.monotonic()) {
+            self.expire();
         }
     }
 
     /// Whether a message is of this attempt and this leader.
     fn is_current(&self, token: Option<&v1::FencingToken>) -> bool {
-        let is_current = token == Some(&self.token);
+        let is_current = token == Some(&self.wire_token());
         if !is_current {
             tracing::debug!(?token, "ignored a stale message");
         }
         is_current
     }
 
-    fn task_changed(&mut self, worker: WorkerId, change: v1::TaskStateChanged) {
-        let state = v1::TaskState::try_from(change.state).ok().and_then(reported_state);
-        let (Some(task), Some(state)) = (change.task, state) else {
-            tracing::warn!(%worker, "ignored a report without a task or with an impossible state");
-            return;
-        };
-        if !self.is_current(change.token.as_ref()) {
-            return;
-        }
-        let task = TaskKey::from(task);
-        let unexplained = || failure::unexplained(state, &worker, self.wall_unix_us());
-        let cause = change.failure.unwrap_or_else(unexplained);
-        let cause = self.located(cause, task, &worker);
-        if !self.lifecycle.admits(task, &worker, state) {
-            tracing::debug!(%worker, ?task, ?state, "ignored a report that does not fit");
-            return;
-        }
-        // Before the event: it may decide to publish, or to discard, what this very report brings.
-        if state == TaskState::Finished {
-            self.publication.collect(change.committables);
-        }
-        {
-            let mut record = self.record.lock();
-            if let Some(metrics) = change.metrics {
-                record.set_metrics(task, metrics);
-            }
-            if state == TaskState::Finished {
-                record.add_totals(change.totals);
-            }
-        }
-        self.happened(Event::TaskChanged { task, worker, state, failure: cause });
-    }
-
-    /// Fills in the place of a failure where the worker left it out.
-    fn located(&self, mut failure: v1::Failure, task: TaskKey, worker: &WorkerId) -> v1::Failure {
-        if failure.worker.is_empty() {
-            failure.worker = worker.0.clone();
-        }
-        if failure.vertex.is_empty()
-            && let Some(vertex) = self.job.plan.vertices.get(task.vertex.index())
-        {
-            failure.vertex = vertex.name.clone();
-            failure.subtask_index = task.subtask.0;
-        }
-        if failure.failed_at_unix_ms == 0 {
-            failure.failed_at_unix_ms = self.wall_unix_us() / 1000;
-        }
-        failure
-    }
-
-    /// Takes counters of tasks that live; those of ended tasks came with their last report and are newer.
-    fn count(&mut self, counts: Vec<(TaskKey, v1::TaskMetrics)>) {
-        let mut record = self.record.lock();
-        for (task, metrics) in counts {
-            if self.lifecycle.task_state(task).is_some_and(|state| !state.is_final()) {
-                record.set_metrics(task, metrics);
-            }
-        }
-    }
-
-    fn place(&mut self, links: Vec<WorkerLink>) {
-        self.granted = None;
-        let slots: Vec<WorkerId> = links.iter().map(|link| link.worker().clone()).collect();
-        self.placement = assign::place(&self.job.plan, &slots);
-        for link in links {
-            self.watch(&link);
-            self.links.insert(link.worker().clone(), link);
-        }
-        {
-            let mut record = self.record.lock();
-            for (task, worker) in &self.placement {
-                record.place(*task, worker.clone());
-            }
-        }
-        self.happened(Event::Placed(self.placement.clone()));
-    }
-
-    fn watch(&mut self, link: &WorkerLink) {
+    pub(super) fn watch(&mut self, link: &WorkerLink) {
         if self.watched.insert(link.worker().clone()) {
             let link = link.clone();
-            self.signals.push(Box::pin(async move {
+            self.later(async move {
                 link.lost().cancelled().await;
                 Signal::WorkerLost(link)
-            }));
+            });
         }
+    }
+
+    /// Does something beside; its outcome comes as a signal.
+    pub(super) fn later(&self, work: impl Future<Output = Signal> + Send + 'static) {
+        self.signals.push(Box::pin(work));
     }
 
     fn expire(&mut self) {
@@ -284,14 +393,16 @@ impl Master {
         let now = self.wall_unix_us();
         let cause = match self.lifecycle.stage() {
             Stage::WaitingForSlots => {
-                let needed = self.job.plan.slots_needed();
-                failure::no_slots(needed, self.around.cluster.free_slots(), self.job.plan.options.slot_timeout, now)
+                let (needed, free) = (self.job.plan.slots_needed(), self.around.cluster.free_slots());
+                let has_run = self.lifecycle.has_earlier_attempts();
+                failure::no_slots((needed, free), self.job.plan.options.slot_timeout, has_run, now)
             }
-            Stage::Publishing => {
-                failure::publish_timeout(&self.publication.unsettled(), self.around.patience.publish, now)
+            Stage::Publishing | Stage::Republishing => {
+                failure::publish_timeout(&self.outbox.unsettled(), self.around.patience.publish, now)
             }
             stage => {
-                tracing::warn!(?stage, "took too long");
+                use super::state::TaskState;
+                tracing::debug!(?stage, "time is over");
                 let ready = if stage == Stage::Deploying { TaskState::Initializing } else { TaskState::Running };
                 let (ready, all) = (self.lifecycle.count(ready), self.lifecycle.task_count());
                 failure::deploy_timeout(ready, all, self.around.patience.deploy, now)
@@ -301,11 +412,16 @@ impl Master {
     }
 
     /// Tells the state machine, brings the record up to date, then does what was decided.
-    fn happened(&mut self, event: Event) {
+    pub(super) fn happened(&mut self, event: Event) {
         let stage_before = self.lifecycle.stage();
         let state_before = self.lifecycle.state();
-        let reaction = self.lifecycle.on(event);
+        let moment = Moment { now: self.around.clock.monotonic(), draw: self.around.stores.draw_unit() };
+        let restarts_before = self.lifecycle.restart_count();
+        let reaction = self.lifecycle.on(event, moment);
         let (stage, state) = (self.lifecycle.stage(), self.lifecycle.state());
+        if self.lifecycle.restart_count() > restarts_before {
+            self.count_restart();
+        }
         {
             let mut record = self.record.lock();
             for task in reaction.changed {
@@ -322,9 +438,20 @@ impl Master {
         }
         if stage != stage_before {
             self.deadline = self.patience(stage).map(|patience| self.around.clock.monotonic() + patience);
+            self.stage_changed(stage_before, stage);
         }
         for action in reaction.actions {
             self.act(action);
+        }
+    }
+
+    fn stage_changed(&mut self, before: Stage, stage: Stage) {
+        if stage == Stage::Running {
+            self.trigger.job_runs(self.around.clock.monotonic());
+            self.rescaled();
+        }
+        if before == Stage::Running {
+            self.attempt_ends(stage);
         }
     }
 
@@ -334,118 +461,49 @@ impl Master {
             Stage::WaitingForSlots => Some(self.job.plan.options.slot_timeout),
             Stage::Deploying | Stage::Starting => Some(patience.deploy),
             Stage::Stopping => Some(patience.cancel),
-            Stage::Publishing | Stage::Discarding => Some(patience.publish),
-            Stage::Accepted | Stage::Running | Stage::Over => None,
+            Stage::BackingOff => Some(self.lifecycle.pause()),
+            Stage::Republishing | Stage::Publishing | Stage::Discarding => Some(patience.publish),
+            Stage::Accepted | Stage::Recovering | Stage::Running | Stage::Committing | Stage::Over => None,
         }
     }
 
     fn act(&mut self, action: Action) {
         match action {
+            Action::Recover => self.recover(),
             Action::RequestSlots => {
                 self.granted = Some(self.around.cluster.request_slots(self.id, self.job.plan.slots_needed()));
             }
+            Action::Republish => self.drain_outbox(),
             Action::Deploy => self.deploy(),
-            Action::Start => self.links.values().for_each(|link| link.start(self.token.clone())),
-            Action::CancelTasks => self.links.values().for_each(|link| link.cancel(self.token.clone())),
+            Action::Start => self.links.values().for_each(|link| link.start(self.wire_token())),
+            Action::CancelTasks => self.links.values().for_each(|link| link.cancel(self.wire_token())),
             Action::ReleaseSlots => {
                 self.granted = None;
                 self.around.cluster.release_slots(self.id);
             }
-            Action::Publish => self.settle_output(Purpose::Publish),
-            Action::Discard => self.settle_output(Purpose::Discard),
+            Action::CommitEnd => self.commit_end(),
+            Action::Publish => self.publish_end(),
+            Action::Discard => self.drain_outbox(),
             // The loop ends by itself when the stage is over.
             Action::End => {}
         }
     }
 
-    fn deploy(&mut self) {
-        let addresses = self.links.iter().map(|(worker, link)| (worker.clone(), link.data_address().to_owned()));
-        let deployable = deploy::Deployable {
-            plan: &self.job.plan,
-            wire_plan: &self.job.wire_plan,
-            splits: &self.job.splits,
-            token: &self.token,
-        };
-        for (worker, order) in deploy::orders(&deployable, &self.placement, &addresses.collect()) {
-            if let Some(link) = self.links.get(&worker) {
-                link.deploy(order);
-            }
-        }
-    }
-
-    fn settle_output(&mut self, purpose: Purpose) {
-        self.purpose = purpose;
-        let owed = self.publication.begin();
-        if owed.is_empty() {
-            self.output_settled(None);
-        }
-        for sink in owed {
-            self.publish(&sink);
-        }
-    }
-
-    /// Sends the output of one sink to a worker, best to one that wrote some of it: output may lie on its disk.
-    fn publish(&mut self, sink: &OperatorUid) {
-        let is_time = matches!(self.lifecycle.stage(), Stage::Publishing | Stage::Discarding);
-        if !is_time || !self.publication.is_owed(sink) {
+    /// Starts the next write of the ledger, if one is due.
+    pub(super) fn write_ledger(&mut self) {
+        if self.is_ledger_paused {
             return;
         }
-        let operators = self.job.wire_plan.vertices.iter().enumerate();
-        let found =
-            operators.flat_map(|(vertex, chain)| chain.operators.iter().map(move |operator| (vertex, operator)));
-        let found = found.into_iter().find(|(_, operator)| operator.uid == sink.0);
-        let committables = self.publication.committables(sink);
-        let writer = found.and_then(|(vertex, _)| {
-            let subtask = committables.first()?.subtask_index;
-            self.placement.get(&TaskKey::new(vertex as u32, subtask))
-        });
-        let (Some((_, operator)), Some(link)) = (found, self.around.cluster.some_worker(writer)) else {
-            let failure = failure::no_publisher(sink.as_str(), self.wall_unix_us());
-            let step = self.publication.give_up(sink, failure);
-            return self.publication_went(sink, step);
-        };
-        link.publish(v1::Publish {
-            token: Some(self.token.clone()),
-            operator: sink.0.clone(),
-            kind: operator.kind.clone(),
-            settings: operator.settings.clone(),
-            committables,
-            discard: self.purpose == Purpose::Discard,
-            checkpoint_id: 0,
-        });
-        self.publication.sent(sink, link.worker().clone());
-        self.watch(&link);
-    }
-
-    fn publication_went(&mut self, sink: &OperatorUid, step: Step) {
-        match step {
-            Step::Ignore | Step::Wait => {}
-            Step::Retry(tries) => {
-                let pause = self.around.clock.sleep(PUBLISH_PAUSE * 2u32.pow(tries.saturating_sub(1)));
-                let sink = sink.clone();
-                self.signals.push(Box::pin(async move {
-                    pause.await;
-                    Signal::PublishAgain(sink)
-                }));
-            }
-            Step::Settled(failure) => self.output_settled(failure),
+        if let Some(write) = self.ledger.write() {
+            self.later(async move { Signal::MetaWritten(write.await) });
         }
     }
 
-    fn output_settled(&mut self, failure: Option<v1::Failure>) {
-        match (self.purpose, failure) {
-            (Purpose::Publish, None) => self.happened(Event::Published),
-            (Purpose::Publish, Some(failure)) => self.happened(Event::PublishFailed(failure)),
-            (Purpose::Discard, failure) => {
-                if let Some(failure) = failure {
-                    tracing::warn!(cause = failure.chain.join(": "), "could not discard all unpublished output");
-                }
-                self.happened(Event::Discarded);
-            }
-        }
+    pub(super) fn wire_token(&self) -> v1::FencingToken {
+        token_to_proto(self.id, self.token)
     }
 
-    fn wall_unix_us(&self) -> i64 {
+    pub(super) fn wall_unix_us(&self) -> i64 {
         self.around.clock.wall_unix_us()
     }
 }

@@ -11,6 +11,8 @@ use weir_proto::v1::{
 
 use super::counters;
 use super::state::{JobState, TaskKey, TaskState};
+use crate::checkpoint::history::History;
+use crate::meta::JobMeta;
 
 #[derive(Debug)]
 struct TaskRecord {
@@ -40,13 +42,16 @@ pub(crate) struct JobRecord {
     failure: Option<Failure>,
     vertices: Vec<VertexRecord>,
     reports: BTreeMap<String, SinkReport>,
+    /// Its checkpoints.
+    pub(crate) history: History,
+    restart_count: u32,
+    last_restart_cause: Option<Failure>,
+    restored_checkpoint_id: u64,
 }
 
 impl JobRecord {
     /// A job that was just accepted.
     pub(crate) fn new(id: JobId, plan: &JobPlan, config: BTreeMap<String, String>, now_unix_us: i64) -> Self {
-        let sinks = plan.vertices.iter().flat_map(|vertex| &vertex.operators);
-        let sinks = sinks.filter(|operator| operator.role == PlannedRole::Sink);
         JobRecord {
             id,
             name: plan.name.clone(),
@@ -57,8 +62,43 @@ impl JobRecord {
             slots_awaited: None,
             failure: None,
             vertices: plan.vertices.iter().map(VertexRecord::new).collect(),
-            reports: sinks.map(|sink| (sink.uid.0.clone(), empty_report(&sink.uid.0, &sink.kind))).collect(),
+            reports: empty_reports(plan),
+            history: History::default(),
+            restart_count: 0,
+            last_restart_cause: None,
+            restored_checkpoint_id: 0,
         }
+    }
+
+    /// A job that an earlier coordinator ran: what it counted goes on.
+    pub(crate) fn resume(mut self, meta: &JobMeta) -> Self {
+        self.history = History::of_counts(meta.completed_count, meta.failed_count);
+        self.restart_count = meta.restart_count;
+        self.last_restart_cause = meta.last_restart_cause.clone();
+        self
+    }
+
+    /// Another attempt begins: nothing its tasks counted counts any more; what is to go on comes with their state.
+    pub(crate) fn begin_attempt(&mut self, plan: &JobPlan, config: BTreeMap<String, String>) {
+        self.config = config;
+        self.vertices = plan.vertices.iter().map(VertexRecord::new).collect();
+        self.reports = empty_reports(plan);
+    }
+
+    /// The attempt goes on from this checkpoint; 0 when it starts afresh.
+    pub(crate) fn set_restored(&mut self, checkpoint_id: u64) {
+        self.restored_checkpoint_id = checkpoint_id;
+    }
+
+    /// The job has restarted so often, for this reason the last time.
+    pub(crate) fn set_restarts(&mut self, count: u32, cause: Option<Failure>) {
+        self.restart_count = count;
+        self.last_restart_cause = cause;
+    }
+
+    /// How often the job has restarted.
+    pub(crate) fn restart_count(&self) -> u32 {
+        self.restart_count
     }
 
     /// Where the job stands.
@@ -164,7 +204,10 @@ impl JobRecord {
             source_records: counters::total(sources.map(|operator| operator.records_out)),
             config: self.config.clone().into_iter().collect(),
             vertices,
-            ..JobDetails::default()
+            checkpoints: Some(self.history.overview()),
+            restart_count: self.restart_count,
+            restored_checkpoint_id: self.restored_checkpoint_id,
+            last_restart_cause: self.last_restart_cause.clone(),
         }
     }
 
@@ -199,6 +242,12 @@ impl VertexRecord {
             subtasks: (0..).zip(&self.tasks).map(subtask).collect(),
         }
     }
+}
+
+fn empty_reports(plan: &JobPlan) -> BTreeMap<String, SinkReport> {
+    let operators = plan.vertices.iter().flat_map(|vertex| &vertex.operators);
+    let sinks = operators.filter(|operator| operator.role == PlannedRole::Sink);
+    sinks.map(|sink| (sink.uid.0.clone(), empty_report(&sink.uid.0, &sink.kind))).collect()
 }
 
 fn empty_report(operator: &str, kind: &str) -> SinkReport {

@@ -22,11 +22,15 @@ pub enum JobState {
     Canceled,
     /// Ended by itself, all output published.
     Finished,
+    /// A task was lost; the tasks are stopped and will be deployed again.
+    Restarting,
+    /// Its coordinator ends; the next one goes on with it.
+    Suspended,
 }
 
 impl JobState {
     /// All states.
-    pub const ALL: [JobState; 8] = [
+    pub const ALL: [JobState; 10] = [
         JobState::Initializing,
         JobState::Created,
         JobState::Running,
@@ -35,11 +39,13 @@ impl JobState {
         JobState::Cancelling,
         JobState::Canceled,
         JobState::Finished,
+        JobState::Restarting,
+        JobState::Suspended,
     ];
 
-    /// Whether nothing follows.
+    /// Whether nothing follows, in this coordinator.
     pub fn is_final(self) -> bool {
-        matches!(self, JobState::Failed | JobState::Canceled | JobState::Finished)
+        matches!(self, JobState::Failed | JobState::Canceled | JobState::Finished | JobState::Suspended)
     }
 
     /// Whether a job may go from here to `next`.
@@ -47,9 +53,10 @@ impl JobState {
         use JobState::*;
         matches!(
             (self, next),
-            (Initializing, Created | Failing | Cancelling)
-                | (Created, Running | Failing | Cancelling)
-                | (Running, Failing | Cancelling | Finished)
+            (Initializing, Created | Restarting | Running | Failing | Cancelling | Suspended)
+                | (Created, Running | Restarting | Failing | Cancelling | Suspended)
+                | (Running, Restarting | Failing | Failed | Cancelling | Finished | Suspended)
+                | (Restarting, Running | Failing | Cancelling | Suspended)
                 | (Failing, Failed)
                 | (Cancelling, Canceled)
         )
@@ -66,6 +73,8 @@ impl JobState {
             JobState::Cancelling => "CANCELLING",
             JobState::Canceled => "CANCELED",
             JobState::Finished => "FINISHED",
+            JobState::Restarting => "RESTARTING",
+            JobState::Suspended => "SUSPENDED",
         }
     }
 }
@@ -81,6 +90,8 @@ impl From<JobState> for v1::JobState {
             JobState::Cancelling => v1::JobState::Cancelling,
             JobState::Canceled => v1::JobState::Canceled,
             JobState::Finished => v1::JobState::Finished,
+            JobState::Restarting => v1::JobState::Restarting,
+            JobState::Suspended => v1::JobState::Suspended,
         }
     }
 }

@@ -100,23 +100,56 @@ impl JobTable {
         self.inner.state.lock().live.iter().map(|(id, handle)| (*id, handle.clone())).collect()
     }
 
-    /// A job has ended: keeps it on disk and in memory, forgets the oldest beyond the limit. A disk that fails is
-    /// reported in the log; the job's end is not undone by it.
-    pub(crate) async fn end(&self, id: JobId) {
-        let Some(handle) = self.live(id) else { return };
+    /// A job has ended: keeps it on disk. A disk that fails is reported in the log; the job's end is not undone by it.
+    pub(crate) async fn archive(&self, id: JobId) -> Option<Arc<JobDetails>> {
+        let handle = self.live(id)?;
         let details = Arc::new(handle.record.lock().details());
-        let (archive, kept) = (self.inner.archive.clone(), Arc::clone(&details));
-        log_failure(id, tokio::task::spawn_blocking(move || archive.store(id, &kept)).await);
-        let surplus = {
-            let mut state = self.inner.state.lock();
-            state.live.remove(&id);
-            state.ended.insert(id, details);
-            state.take_surplus()
-        };
-        handle.ended.cancel();
+        self.keep(id, Arc::clone(&details)).await;
+        Some(details)
+    }
+
+    async fn keep(&self, id: JobId, details: Arc<JobDetails>) {
         let archive = self.inner.archive.clone();
-        let forget = move || surplus.into_iter().try_for_each(|old| archive.remove(old));
-        log_failure(id, tokio::task::spawn_blocking(forget).await);
+        log_failure(id, tokio::task::spawn_blocking(move || archive.store(id, &details)).await);
+    }
+
+    /// An archived job lives no more; everyone who waits for its end is told. The oldest beyond the limit are forgotten.
+    pub(crate) fn ended(&self, id: JobId, details: Option<Arc<JobDetails>>) {
+        let (handle, surplus) = {
+            let mut state = self.inner.state.lock();
+            let handle = state.live.remove(&id);
+            state.ended.extend(details.map(|details| (id, details)));
+            (handle, state.take_surplus())
+        };
+        if let Some(handle) = handle {
+            handle.ended.cancel();
+        }
+        if !surplus.is_empty() {
+            let archive = self.inner.archive.clone();
+            tokio::task::spawn_blocking(move || {
+                let forgotten = surplus.into_iter().try_for_each(|old| archive.remove(old));
+                log_failure(id, Ok(forgotten));
+            });
+        }
+    }
+
+    /// A job that an earlier coordinator left cannot go on: it has ended, with what is known of it.
+    pub(crate) async fn bury(&self, id: JobId, details: JobDetails) {
+        let details = Arc::new(details);
+        self.keep(id, Arc::clone(&details)).await;
+        self.ended(id, Some(details));
+    }
+
+    /// A job lives on without this coordinator.
+    pub(crate) fn suspend(&self, id: JobId) {
+        if let Some(handle) = self.inner.state.lock().live.remove(&id) {
+            handle.ended.cancel();
+        }
+    }
+
+    /// Whether a job has ended.
+    pub(crate) fn has_ended(&self, id: JobId) -> bool {
+        self.inner.state.lock().ended.contains_key(&id)
     }
 
     /// One job in full, living or ended.

@@ -1,3 +1,5 @@
-//! What happens when something is lost. So far: who is dead.
+//! What happens when something is lost: who is dead, whether the job starts again, and from what.
 
 pub mod detector;
+pub mod plan;
+pub mod strategy;

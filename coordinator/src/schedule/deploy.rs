@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use weir_core::{OperatorUid, WorkerId};
 use weir_graph::JobPlan;
 use weir_graph::plan::PlannedRole;
-use weir_operator_api::Split;
 use weir_proto::v1;
 
+use crate::checkpoint::complete::SourceSplits;
 use crate::job::state::TaskKey;
 use crate::splits::assign::deal;
 use crate::wire;
@@ -18,10 +18,14 @@ pub(crate) struct Deployable<'a> {
     pub(crate) plan: &'a JobPlan,
     /// The same as it travels.
     pub(crate) wire_plan: &'a v1::JobPlan,
-    /// Splits of every source.
-    pub(crate) splits: &'a BTreeMap<OperatorUid, Vec<Split>>,
+    /// Splits of every source, each where the attempt begins.
+    pub(crate) splits: &'a BTreeMap<OperatorUid, SourceSplits>,
     /// Whose.
     pub(crate) token: &'a v1::FencingToken,
+    /// Where state is kept.
+    pub(crate) setup: &'a v1::CheckpointSetup,
+    /// State of the tasks that take some back.
+    pub(crate) restores: &'a BTreeMap<TaskKey, v1::TaskRestore>,
 }
 
 /// The order for each worker that has a task.
@@ -44,10 +48,11 @@ pub(crate) fn orders(
             locations: locations.clone(),
             tasks: Vec::new(),
             splits: Vec::new(),
-            checkpoints: None,
+            checkpoints: Some(deployable.setup.clone()),
             restores: Vec::new(),
         });
         order.tasks.push((*task).into());
+        order.restores.extend(deployable.restores.get(task).cloned());
     }
     for (task, assignment) in assignments(deployable) {
         if let Some(order) = placement.get(&task).and_then(|worker| orders.get_mut(worker)) {
@@ -61,13 +66,13 @@ fn assignments(deployable: &Deployable<'_>) -> Vec<(TaskKey, v1::SplitAssignment
     let mut assignments = Vec::new();
     for vertex in &deployable.plan.vertices {
         for source in vertex.operators.iter().filter(|operator| operator.role == PlannedRole::Source) {
-            let splits = deployable.splits.get(&source.uid).map(Vec::as_slice).unwrap_or_default();
-            for (subtask, share) in (0..).zip(deal(splits, vertex.parallelism)) {
+            let splits = deployable.splits.get(&source.uid).cloned().unwrap_or_default();
+            for (subtask, share) in (0..).zip(deal(&splits.open, vertex.parallelism)) {
                 let task = TaskKey::new(vertex.id.0, subtask);
                 let assignment = v1::SplitAssignment {
                     task: Some(task.into()),
                     operator: source.uid.0.clone(),
-                    split_count: splits.len() as u32,
+                    split_count: (splits.open.len() + splits.finished.len()) as u32,
                     splits: share.iter().map(wire::split).collect(),
                 };
                 assignments.push((task, assignment));

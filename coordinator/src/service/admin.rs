@@ -1,62 +1,49 @@
-//! The clients' door: submit, look, cancel, stop. Converts once and hands on; it decides nothing about a job.
+//! The clients' door: submit, look, cancel, stop, take savepoints, rescale. Converts once and hands on; it decides nothing
+//! about a job.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
-use tracing::Instrument;
-use weir_core::random::Random;
+use weir_core::error::report;
 use weir_core::{JobId, Problem};
-use weir_operator_api::Registry;
+use weir_graph::limits::PARALLELISM_MAX;
 use weir_proto::v1;
 use weir_proto::v1::job_service_server::JobService;
 
-use crate::job::master::{Letter, MAILBOX_MAX, Master, Surroundings};
-use crate::job::record::JobRecord;
-use crate::job::submit::{PreparedJob, prepare};
+use crate::job::launch::{self, NotLaunched};
+use crate::job::master::{Letter, Surroundings};
+use crate::job::orders::Answer;
+use crate::job::submit::{RestoreWish, prepare};
 use crate::job::table::{JobHandle, NotAdmitted};
+use crate::recovery::plan::Unclaimed;
 use crate::wire;
 use crate::worker_link::Drain;
 
 /// Serves `weir.v1.JobService`.
 pub(crate) struct AdminService {
     around: Surroundings,
-    registry: Registry,
-    enumerate_timeout: Duration,
-    job_ids: Mutex<Box<dyn Random>>,
 }
 
 impl AdminService {
-    /// A service over the jobs of `around`; ids are drawn from `job_ids`.
-    pub(crate) fn new(
-        around: Surroundings,
-        registry: Registry,
-        enumerate_timeout: Duration,
-        job_ids: Box<dyn Random>,
-    ) -> Self {
-        AdminService { around, registry, enumerate_timeout, job_ids: Mutex::new(job_ids) }
+    /// A service over the jobs of `around`.
+    pub(crate) fn new(around: Surroundings) -> Self {
+        AdminService { around }
     }
 
-    /// Gives a prepared job a name, a record and a master.
-    fn start(&self, job: PreparedJob) -> Result<JobId, NotAdmitted> {
-        let id = {
-            let mut random = self.job_ids.lock();
-            JobId(u128::from(random.next_u64()) << 64 | u128::from(random.next_u64()))
-        };
-        let now = self.around.clock.wall_unix_us();
-        let record = Arc::new(Mutex::new(JobRecord::new(id, &job.plan, job.config.clone(), now)));
-        let (mailbox, letters) = mpsc::channel(MAILBOX_MAX);
-        let handle = JobHandle { record: Arc::clone(&record), mailbox, ended: CancellationToken::new() };
-        self.around.table.admit(id, handle)?;
-        let span = tracing::info_span!("job", job = %id, name = job.plan.name);
-        span.in_scope(|| tracing::info!(slots = job.plan.slots_needed(), "job accepted"));
-        let master = Master::new(id, job, record, self.around.clone());
-        tokio::spawn(master.run(letters).instrument(span));
-        Ok(id)
+    /// Asks a job's master something that takes a while; the job's own refusal is a failed precondition.
+    async fn ask<T>(&self, id: JobId, letter: impl FnOnce(Answer<T>) -> Letter) -> Result<T, Status> {
+        let handle = self.live(id)?;
+        let (tx, rx) = oneshot::channel();
+        if handle.mailbox.send(letter(tx)).await.is_err() {
+            self.live(id)?;
+        }
+        match rx.await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(why)) => Err(Status::failed_precondition(format!("job {id}: {why}"))),
+            Err(_) => Err(Status::aborted(format!("job {id} ended before it could answer"))),
+        }
     }
 
     fn details(&self, id: JobId) -> Result<v1::JobDetails, Status> {
@@ -81,13 +68,16 @@ impl JobService for AdminService {
         &self,
         request: Request<v1::SubmitJobRequest>,
     ) -> Result<Response<v1::SubmitJobResponse>, Status> {
-        let graph = request.into_inner().job.ok_or_else(|| Status::invalid_argument("field 'job' is missing"))?;
-        let prepared = prepare(graph, &self.registry, &self.around.clock, self.enumerate_timeout).await;
-        let answer = match prepared {
-            Ok(job) => {
-                let id = self.start(job).map_err(|error| match error {
-                    NotAdmitted::Closed => Status::unavailable(error.to_string()),
-                    NotAdmitted::Full => Status::resource_exhausted(error.to_string()),
+        let request = request.into_inner();
+        let graph = request.job.ok_or_else(|| Status::invalid_argument("field 'job' is missing"))?;
+        let unclaimed = if request.allow_non_restored_state { Unclaimed::LeftOut } else { Unclaimed::Refused };
+        let wish = (!request.restore_path.is_empty()).then(|| RestoreWish { path: request.restore_path, unclaimed });
+        let answer = match prepare(graph, wish, &self.around).await {
+            Ok((job, found)) => {
+                let id = launch::submitted(job, found, &self.around).await.map_err(|error| match error {
+                    NotLaunched::NotAdmitted(NotAdmitted::Full) => Status::resource_exhausted(error.to_string()),
+                    NotLaunched::NotAdmitted(NotAdmitted::Closed) => Status::unavailable(error.to_string()),
+                    NotLaunched::NotKept(_) => Status::internal(report(&error)),
                 })?;
                 v1::SubmitJobResponse { job_id: id.to_string(), problems: Vec::new() }
             }
@@ -136,8 +126,13 @@ impl JobService for AdminService {
     async fn stop_job(&self, request: Request<v1::StopJobRequest>) -> Result<Response<v1::StopJobResponse>, Status> {
         let request = request.into_inner();
         let id = job_id(&request.job_id)?;
-        let handle = self.live(id)?;
         let drain = if request.drain { Drain::Yes } else { Drain::No };
+        if request.savepoint {
+            let directory = Some(request.savepoint_directory);
+            let savepoint_path = self.ask(id, |answer| Letter::StopWithSavepoint(directory, drain, answer)).await?;
+            return Ok(Response::new(v1::StopJobResponse { savepoint_path }));
+        }
+        let handle = self.live(id)?;
         let (tx, rx) = oneshot::channel();
         let is_sent = handle.mailbox.send(Letter::Stop(drain, tx)).await.is_ok();
         if is_sent && rx.await.unwrap_or(false) {
@@ -151,13 +146,36 @@ impl JobService for AdminService {
 
     async fn take_checkpoint(
         &self,
-        _: Request<v1::TakeCheckpointRequest>,
+        request: Request<v1::TakeCheckpointRequest>,
     ) -> Result<Response<v1::TakeCheckpointResponse>, Status> {
-        Err(Status::unimplemented("checkpoints are not taken yet"))
+        let request = request.into_inner();
+        let id = job_id(&request.job_id)?;
+        let taken = match request.savepoint {
+            true => self.ask(id, |answer| Letter::TakeSavepoint(Some(request.directory), answer)).await?,
+            false => self.ask(id, Letter::TakeCheckpoint).await?,
+        };
+        Ok(Response::new(v1::TakeCheckpointResponse {
+            checkpoint_id: taken.checkpoint_id,
+            path: taken.path,
+            duration_ms: taken.duration.as_millis() as u64,
+        }))
     }
 
-    async fn rescale_job(&self, _: Request<v1::RescaleJobRequest>) -> Result<Response<v1::RescaleJobResponse>, Status> {
-        Err(Status::unimplemented("checkpoints are not taken yet"))
+    async fn rescale_job(
+        &self,
+        request: Request<v1::RescaleJobRequest>,
+    ) -> Result<Response<v1::RescaleJobResponse>, Status> {
+        let request = request.into_inner();
+        let id = job_id(&request.job_id)?;
+        if !(1..=PARALLELISM_MAX).contains(&request.parallelism) {
+            let given = request.parallelism;
+            return Err(Status::invalid_argument(format!("parallelism is {given}: 1 to {PARALLELISM_MAX} are allowed")));
+        }
+        let rescaled = self.ask(id, |answer| Letter::Rescale(request.parallelism, answer)).await?;
+        Ok(Response::new(v1::RescaleJobResponse {
+            pause_ms: rescaled.pause.as_millis() as u64,
+            checkpoint_id: rescaled.checkpoint_id,
+        }))
     }
 
     async fn get_cluster(&self, _: Request<v1::GetClusterRequest>) -> Result<Response<v1::ClusterDetails>, Status> {

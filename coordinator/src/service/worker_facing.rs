@@ -149,9 +149,13 @@ impl Session {
                 let job = change.token.as_ref().map(|token| token.job_id.clone());
                 self.write(job, Letter::TaskChanged(worker.clone(), change)).await;
             }
-            // No checkpoint is triggered, so none is answered.
-            Report::CheckpointAcknowledged(_) | Report::CheckpointDeclined(_) => {
-                tracing::debug!(%worker, "ignored a report of a checkpoint");
+            Report::CheckpointAcknowledged(answer) => {
+                let job = answer.token.as_ref().map(|token| token.job_id.clone());
+                self.write(job, Letter::Acknowledged(worker.clone(), answer)).await;
+            }
+            Report::CheckpointDeclined(answer) => {
+                let job = answer.token.as_ref().map(|token| token.job_id.clone());
+                self.write(job, Letter::Declined(worker.clone(), answer)).await;
             }
             Report::Published(answer) => {
                 let job = answer.token.as_ref().map(|token| token.job_id.clone());

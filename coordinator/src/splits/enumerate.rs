@@ -1,36 +1,36 @@
-//! Asks the connectors for the splits of every source of a plan, once, at submission. What cannot be listed is a
-//! problem of the job like any other: the user sees it before anything runs.
+//! Asks the connectors for the splits of the sources of a plan, once, at submission; a source that goes on from a
+//! checkpoint has its splits from there. What cannot be listed is a problem of the job like any other: the user sees it
+//! before anything runs.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::future::join_all;
 use weir_core::error::report;
-use weir_core::{Clock, OperatorUid, Problem};
+use weir_core::{OperatorUid, Problem};
 use weir_graph::JobPlan;
 use weir_graph::plan::{PlannedOperator, PlannedRole};
 use weir_operator_api::{Registry, Split};
 
 use crate::job::failure::seconds;
+use crate::job::master::Surroundings;
 
-/// Splits of every source.
+/// Splits of every source that is not `known`.
 ///
-/// **Errors**: one problem per source that could not be listed or took longer than `timeout`.
+/// **Errors**: one problem per source that could not be listed or took too long.
 pub(crate) async fn enumerate(
     plan: &JobPlan,
-    registry: &Registry,
-    clock: &Arc<dyn Clock>,
-    timeout: Duration,
+    known: &BTreeSet<OperatorUid>,
+    around: &Surroundings,
 ) -> Result<BTreeMap<OperatorUid, Vec<Split>>, Vec<Problem>> {
+    let timeout = around.enumerate_timeout;
     let sources = plan.vertices.iter().flat_map(|vertex| {
         let sources = vertex.operators.iter().filter(|operator| operator.role == PlannedRole::Source);
-        sources.map(|source| (source, vertex.parallelism))
+        sources.filter(|source| !known.contains(&source.uid)).map(|source| (source, vertex.parallelism))
     });
     let listings = sources.map(|(source, parallelism)| async move {
         let listed = tokio::select! {
-            listed = list(source, parallelism, registry) => listed,
-            () = clock.sleep(timeout) => Err(format!("its splits could not be listed within {}", seconds(timeout))),
+            listed = list(source, parallelism, &around.registry) => listed,
+            () = around.clock.sleep(timeout) => Err(format!("its splits could not be listed within {}", seconds(timeout))),
         };
         (source.uid.clone(), listed)
     });

@@ -10,7 +10,14 @@ use weir_core::{Problem, Settings, Value};
 
 use crate::limits::PARALLELISM_MAX;
 
+mod checkpointing;
+mod restart;
+
+pub use checkpointing::{CheckpointOptions, CheckpointRetention};
+pub use restart::RestartStrategy;
+
 /// A configuration key with its documentation.
+#[derive(Clone, Copy, Debug)]
 pub struct Key {
     /// Dotted name.
     pub name: &'static str,
@@ -21,7 +28,28 @@ pub struct Key {
 }
 
 /// Every key a job may set.
-pub const KEYS: &[Key] = &[
+pub const KEYS: &[Key] = &concat_keys();
+
+const KEY_COUNT: usize = GENERAL.len() + checkpointing::KEYS.len() + restart::KEYS.len();
+
+/// One table out of the tables of the parts.
+const fn concat_keys() -> [Key; KEY_COUNT] {
+    let mut all = [Key { name: "", default: "", doc: "" }; KEY_COUNT];
+    let parts = [GENERAL, checkpointing::KEYS, restart::KEYS];
+    let (mut part, mut count) = (0, 0);
+    while part < parts.len() {
+        let mut index = 0;
+        while index < parts[part].len() {
+            all[count] = parts[part][index];
+            count += 1;
+            index += 1;
+        }
+        part += 1;
+    }
+    all
+}
+
+const GENERAL: &[Key] = &[
     Key {
         name: "parallelism.default",
         default: "1",
@@ -77,6 +105,10 @@ pub struct JobOptions {
     pub credit_bytes: usize,
     /// `slot.request.timeout`.
     pub slot_timeout: Duration,
+    /// `execution.checkpointing.*` and `s3.*`.
+    pub checkpoints: CheckpointOptions,
+    /// `restart-strategy.*`.
+    pub restart: RestartStrategy,
 }
 
 impl JobOptions {
@@ -96,6 +128,8 @@ impl JobOptions {
             batch_rows: integer("execution.batch.target-rows", 65_536, 8192) as usize,
             credit_bytes: integer("execution.exchange.credit-bytes", 1 << 30, 1 << 20) as usize,
             slot_timeout: duration("slot.request.timeout", Duration::from_secs(300)),
+            checkpoints: CheckpointOptions::read(&settings),
+            restart: RestartStrategy::read(&settings),
         };
         let unknown = |problem: &Problem| problem.reason.starts_with("unknown field");
         let (unknown, wrong): (Vec<_>, Vec<_>) = settings.finish().into_iter().partition(unknown);
@@ -107,6 +141,26 @@ impl JobOptions {
         }));
         options
     }
+
+    /// Spells the options as configuration; reading it again gives the same options.
+    pub fn to_config(&self) -> BTreeMap<String, String> {
+        let general = [
+            ("parallelism.default", self.parallelism.to_string()),
+            ("pipeline.max-parallelism", self.key_group_count.to_string()),
+            ("pipeline.auto-watermark-interval", spelled(self.watermark_interval)),
+            ("execution.buffer-timeout.interval", spelled(self.flush_interval)),
+            ("execution.batch.target-rows", self.batch_rows.to_string()),
+            ("execution.exchange.credit-bytes", self.credit_bytes.to_string()),
+            ("slot.request.timeout", spelled(self.slot_timeout)),
+        ];
+        let all = general.into_iter().chain(self.checkpoints.to_config()).chain(self.restart.to_config());
+        all.map(|(name, text)| (name.to_owned(), text)).collect()
+    }
+}
+
+/// A duration as [`Settings::duration`] reads it.
+fn spelled(duration: Duration) -> String {
+    format!("{} us", duration.as_micros())
 }
 
 #[cfg(test)]
@@ -120,6 +174,56 @@ mod tests {
         let mut problems = Vec::new();
         assert_eq!(JobOptions::read(&spelled, &mut problems), empty);
         assert_eq!(problems, []);
+    }
+
+    #[test]
+    fn options_survive_their_spelling() {
+        let config = [
+            ("execution.checkpointing.interval", "250 ms"),
+            ("execution.checkpointing.timeout", "5 s"),
+            ("execution.checkpointing.min-pause", "7 ms"),
+            ("execution.checkpointing.tolerable-failed-checkpoints", "3"),
+            ("execution.checkpointing.dir", "s3://bucket/x"),
+            ("execution.checkpointing.savepoint-dir", "/savepoints"),
+            ("execution.checkpointing.num-retained", "4"),
+            ("execution.checkpointing.aligned-checkpoint-timeout", "100 ms"),
+            ("execution.checkpointing.externalized-checkpoint-retention", "DELETE_ON_CANCELLATION"),
+            ("s3.endpoint", "http://127.0.0.1:9000"),
+            ("s3.path-style-access", "true"),
+        ];
+        let strategies: [&[(&str, &str)]; 4] = [
+            &[("restart-strategy.type", "none")],
+            &[("restart-strategy.type", "fixed-delay"), ("restart-strategy.fixed-delay.attempts", "7")],
+            &[("restart-strategy.type", "failure-rate"), ("restart-strategy.failure-rate.delay", "2 s")],
+            &[("restart-strategy.exponential-delay.jitter-factor", "0.25")],
+        ];
+        for strategy in strategies {
+            let given = config.iter().chain(strategy).map(|(key, text)| (key.to_string(), Value::from(*text)));
+            let mut problems = Vec::new();
+            let options = JobOptions::read(&given.collect(), &mut problems);
+            let spelled = options.to_config().into_iter().map(|(key, text)| (key, Value::Text(text))).collect();
+            assert_eq!(JobOptions::read(&spelled, &mut problems), options);
+            assert_eq!(problems, []);
+            assert_eq!(options.checkpoints.interval, Some(Duration::from_millis(250)));
+        }
+    }
+
+    #[test]
+    fn values_out_of_bounds_are_problems() {
+        for (key, text) in [
+            ("execution.checkpointing.num-retained", "0"),
+            ("execution.checkpointing.timeout", "0 s"),
+            ("execution.checkpointing.tolerable-failed-checkpoints", "-1"),
+            ("restart-strategy.type", "sometimes"),
+            ("restart-strategy.exponential-delay.jitter-factor", "1.5"),
+            ("restart-strategy.exponential-delay.backoff-multiplier", "0.5"),
+            ("restart-strategy.fixed-delay.attempts", "many"),
+        ] {
+            let mut problems = Vec::new();
+            JobOptions::read(&BTreeMap::from([(key.to_owned(), Value::from(text))]), &mut problems);
+            assert_eq!(problems.len(), 1, "{key}: {problems:?}");
+            assert_eq!(problems[0].field, key);
+        }
     }
 
     #[test]

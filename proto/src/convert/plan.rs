@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arrow_ipc::convert::try_schema_from_ipc_buffer;
 use arrow_ipc::writer::{DictionaryTracker, IpcDataGenerator, IpcWriteOptions, write_message};
@@ -24,18 +23,7 @@ const PLAN_COUNT_MAX: usize = 4 * OPERATORS_MAX;
 
 /// Spells the options as configuration; reading it again gives the same options.
 pub fn options_to_config(options: &JobOptions) -> BTreeMap<String, String> {
-    let micros = |duration: Duration| format!("{} us", duration.as_micros());
-    [
-        ("parallelism.default", options.parallelism.to_string()),
-        ("pipeline.max-parallelism", options.key_group_count.to_string()),
-        ("pipeline.auto-watermark-interval", micros(options.watermark_interval)),
-        ("execution.buffer-timeout.interval", micros(options.flush_interval)),
-        ("execution.batch.target-rows", options.batch_rows.to_string()),
-        ("execution.exchange.credit-bytes", options.credit_bytes.to_string()),
-        ("slot.request.timeout", micros(options.slot_timeout)),
-    ]
-    .map(|(name, text)| (name.to_owned(), text))
-    .into()
+    options.to_config()
 }
 
 /// Writes a schema as an encapsulated Arrow IPC message.

@@ -77,7 +77,10 @@ proptest! {
 #[test]
 fn every_configuration_key_is_spelled() {
     let spelled: Vec<String> = options_to_config(&default_options()).into_keys().collect();
-    let mut known: Vec<&str> = weir_graph::config::KEYS.iter().map(|key| key.name).collect();
+    // Of the restart strategies only the keys of the chosen one are.
+    let is_spelled = |name: &str| !["fixed-delay.", "failure-rate."].iter().any(|part| name.contains(part));
+    let names = weir_graph::config::KEYS.iter().map(|key| key.name);
+    let mut known: Vec<&str> = names.filter(|name| is_spelled(name)).collect();
     known.sort_unstable();
     assert_eq!(spelled, known);
 }

@@ -7,6 +7,7 @@ use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
 use weir_core::Value;
+use weir_graph::config::{CheckpointOptions, CheckpointRetention, RestartStrategy};
 use weir_graph::{JobOptions, SubmittedJob, SubmittedOperator};
 
 /// Values that have one spelling on the wire: no integers beyond 2^53, no floats that are whole.
@@ -48,20 +49,69 @@ pub(super) fn job() -> impl Strategy<Value = SubmittedJob> {
     })
 }
 
+fn any_duration(least_us: u64) -> impl Strategy<Value = Duration> {
+    (least_us..3_155_760_000_000_000u64).prop_map(Duration::from_micros)
+}
+
+fn checkpoints() -> impl Strategy<Value = CheckpointOptions> {
+    let place = || option::of("[a-z:/]{1,8}");
+    let retention = prop_oneof![
+        Just(CheckpointRetention::RetainOnCancellation),
+        Just(CheckpointRetention::DeleteOnCancellation),
+        Just(CheckpointRetention::NoExternalizedCheckpoints)
+    ];
+    let times = (option::of(any_duration(1)), any_duration(1_000), any_duration(0), any_duration(0));
+    let counts = (option::of(0u32..=i32::MAX as u32), 1usize..=1000);
+    (times, counts, place(), place(), retention, any::<bool>()).prop_map(
+        |((interval, timeout, min_pause, aligned_timeout), counts, dir, savepoint_dir, retention, path_style)| {
+            let path_style = path_style.then(|| ("s3.path-style-access".to_owned(), "true".to_owned()));
+            CheckpointOptions {
+                interval,
+                timeout,
+                min_pause,
+                tolerable_failures: counts.0,
+                dir,
+                savepoint_dir,
+                retained_count: counts.1,
+                retention,
+                aligned_timeout,
+                store: path_style.into_iter().collect(),
+            }
+        },
+    )
+}
+
+fn restart() -> impl Strategy<Value = RestartStrategy> {
+    let count = 0u32..=i32::MAX as u32;
+    let exponential = (any_duration(0), any_duration(0), 1.0..1000.0f64, any_duration(0), 0.0..=1.0f64);
+    prop_oneof![
+        Just(RestartStrategy::None),
+        (count.clone(), any_duration(0))
+            .prop_map(|(attempts, delay)| RestartStrategy::FixedDelay { attempts, delay }),
+        (count.clone(), any_duration(0), any_duration(0)).prop_map(|(failures_max, interval, delay)| {
+            RestartStrategy::FailureRate { failures_max, interval, delay }
+        }),
+        (exponential, option::of(count)).prop_map(|((initial, more, multiplier, reset, jitter), attempts)| {
+            RestartStrategy::ExponentialDelay { initial, max: initial.max(more), multiplier, reset, jitter, attempts }
+        }),
+    ]
+}
+
 /// Options within their bounds.
 pub(super) fn options() -> impl Strategy<Value = JobOptions> {
-    let duration = |least: u64| (least..3_155_760_000_000_000u64).prop_map(Duration::from_micros);
-    (1u32..=1024, 1u32..=32_768, duration(1_000), duration(0), 1usize..=65_536, 1usize..=1 << 30, duration(0)).prop_map(
-        |(parallelism, key_group_count, watermark_interval, flush_interval, batch_rows, credit_bytes, slot_timeout)| {
-            JobOptions {
-                parallelism,
-                key_group_count,
-                watermark_interval,
-                flush_interval,
-                batch_rows,
-                credit_bytes,
-                slot_timeout,
-            }
+    let counts = (1u32..=1024, 1u32..=32_768, 1usize..=65_536, 1usize..=1 << 30);
+    let times = (any_duration(1_000), any_duration(0), any_duration(0));
+    (counts, times, checkpoints(), restart()).prop_map(
+        |((parallelism, key_group_count, batch_rows, credit_bytes), times, checkpoints, restart)| JobOptions {
+            parallelism,
+            key_group_count,
+            watermark_interval: times.0,
+            flush_interval: times.1,
+            batch_rows,
+            credit_bytes,
+            slot_timeout: times.2,
+            checkpoints,
+            restart,
         },
     )
 }
