@@ -13,6 +13,9 @@ pub mod nexmark;
 pub mod nothing;
 pub mod pace;
 
+#[cfg(test)]
+mod source_contract;
+
 use weir_operator_api::Registry;
 
 /// All sources and sinks that come with Weir, by kind.

@@ -1,7 +1,8 @@
 //! Files: the source `file_source` and the sink `file_sink`.
 //!
 //! Reading: `enumerate.rs` lists files and cuts them into splits, `blocks.rs` reads a split as blocks of whole records
-//! away from the data threads, `reader.rs` decodes them. Writing: `part.rs` is one file being written, `upsert.rs` keeps
+//! away from the data threads, `reader.rs` decodes them,
+//! `position.rs` is where it stands. Writing: `part.rs` is one file being written, `upsert.rs` keeps
 //! the last row per key, `sink.rs` puts rows into parts, `committer.rs` makes them visible.
 
 pub mod blocks;
@@ -9,6 +10,7 @@ pub mod committer;
 pub mod compression;
 pub mod enumerate;
 pub mod part;
+pub mod position;
 pub mod reader;
 pub mod settings;
 pub mod sink;
@@ -20,5 +22,7 @@ pub use source::FileSource;
 
 #[cfg(test)]
 mod sink_tests;
+#[cfg(test)]
+mod source_resume_tests;
 #[cfg(test)]
 mod source_tests;
