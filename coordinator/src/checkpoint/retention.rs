@@ -56,7 +56,8 @@ pub(crate) async fn delete_all(
     now_unix_ms: i64,
 ) -> Result<(), CheckpointError> {
     let listed = store.list(&layout::incarnation_prefix(owner.job, owner.incarnation)).await?;
-    let sweep = Sweep { now_unix_ms: now_unix_ms.saturating_add(CLOCKS_APART_MS), age_min: Default::default(), running: None };
+    let sweep =
+        Sweep { now_unix_ms: now_unix_ms.saturating_add(CLOCKS_APART_MS), age_min: Default::default(), running: None };
     for path in orphans(owner, &listed, &[], &sweep) {
         store.delete(&path).await?;
     }

@@ -93,9 +93,8 @@ impl Master {
             true => (END, self.discards.committables(sink)),
             false => (self.outbox.front().unwrap_or(END), self.outbox.committables(sink)),
         };
-        let writer = output.first().and_then(|first| {
-            self.placement.get(&TaskKey::new(vertex as u32, first.subtask_index))
-        });
+        let writer =
+            output.first().and_then(|first| self.placement.get(&TaskKey::new(vertex as u32, first.subtask_index)));
         let Some(link) = self.around.cluster.some_worker(writer) else {
             let failure = failure::no_publisher(sink.as_str(), self.wall_unix_us());
             return self.give_up(sink, failure);

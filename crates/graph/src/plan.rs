@@ -144,19 +144,6 @@ pub enum Partitioning {
     Rescale,
 }
 
-impl PlannedOperator {
-    /// The name under which the operator's state is kept in checkpoints. The two phases of an operator are two.
-    pub fn state_id(&self) -> OperatorUid {
-        match self.phase {
-            Phase::Whole | Phase::Final => self.uid.clone(),
-            Phase::Local => OperatorUid(format!("{}{LOCAL_PHASE}", self.uid)),
-        }
-    }
-}
-
-/// What follows the uid in the [`PlannedOperator::state_id`] of a local phase; no uid of a user holds it.
-pub const LOCAL_PHASE: &str = "#local";
-
 impl JobPlan {
     /// Most slots the job needs: one slot holds one subtask of each vertex.
     pub fn slots_needed(&self) -> u32 {

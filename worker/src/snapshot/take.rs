@@ -12,8 +12,8 @@ use weir_state::StateTable;
 /// State of one operator of a chain at a barrier.
 #[derive(Clone, Debug)]
 pub struct OperatorSnapshot {
-    /// Name under which its state is found again ([`weir_graph::PlannedOperator::state_id`]).
-    pub id: OperatorUid,
+    /// Which operator.
+    pub uid: OperatorUid,
     /// Which subtask.
     pub subtask: SubtaskIndex,
     /// Nothing more comes out of it.

@@ -222,7 +222,7 @@ fn encode_all(snapshot: TaskSnapshot) -> Result<Encoded, TaskError> {
         let mut sections = Vec::with_capacity(operator.tables.len());
         for table in &operator.tables {
             let appended = append(table, &mut object);
-            sections.push(appended.map_err(|error| TaskError { operator: Some(operator.id.clone()), ..error })?);
+            sections.push(appended.map_err(|error| TaskError { operator: Some(operator.uid.clone()), ..error })?);
         }
         operators.push(EncodedOperator { state: without_sections(operator), sections });
     }
@@ -251,5 +251,5 @@ pub fn without_sections(operator: OperatorSnapshot) -> OperatorTaskState {
         sink_states: operator.sink_states,
         committables: operator.committables,
     };
-    OperatorTaskState { uid: operator.id, state }
+    OperatorTaskState { uid: operator.uid, state }
 }

@@ -156,7 +156,7 @@ impl TaskParts {
             PlannedRole::Sink => {
                 let factory = registry.sink(&planned.kind).ok_or_else(|| unknown("sink"))?.clone();
                 let mut context = self.sink_context(planned);
-                context.restored = restored.get(&planned.state_id()).map(|sink| sink.sinks.clone()).unwrap_or_default();
+                context.restored = restored.get(&planned.uid).map(|sink| sink.sinks.clone()).unwrap_or_default();
                 self.bounded(planned, async move { factory.writer(context).await.map(Opened::Writer) }).await
             }
         }

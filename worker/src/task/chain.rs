@@ -75,8 +75,6 @@ enum Call {
 
 struct Node {
     uid: OperatorUid,
-    /// Name of its state.
-    id: OperatorUid,
     metrics: Arc<OperatorMetrics>,
     body: Body,
     routes: Vec<(OutputTag, Target)>,
@@ -184,7 +182,7 @@ impl Chain {
     /// **Errors**: state that an operator cannot read.
     pub fn restore(&mut self, mut restored: BTreeMap<OperatorUid, RestoredOperator>) -> Result<(), TaskError> {
         for node in &mut self.nodes {
-            let Some(state) = restored.remove(&node.id) else { continue };
+            let Some(state) = restored.remove(&node.uid) else { continue };
             resume_counters(&node.metrics, &state.counters);
             (node.watermark_in, node.watermark_out) = (state.watermark_in, state.watermark_out);
             node.metrics.watermark_in.store(state.watermark_in.0, Relaxed);
@@ -414,7 +412,6 @@ impl Node {
         }
         Node {
             uid: planned.uid.clone(),
-            id: planned.state_id(),
             metrics,
             body,
             routes: planned.routes.iter().map(|route| (route.output, route.target)).collect(),
@@ -435,7 +432,7 @@ impl Node {
     /// Where the operator stands, without its rows.
     fn snapshot(&self, subtask: u32, has_ended: bool) -> OperatorSnapshot {
         OperatorSnapshot {
-            id: self.id.clone(),
+            uid: self.uid.clone(),
             subtask: SubtaskIndex(subtask),
             has_ended,
             watermark_in: self.watermark_in,

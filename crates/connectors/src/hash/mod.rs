@@ -16,7 +16,7 @@ use weir_core::batch::{CHANGE_COLUMN, is_changing};
 use weir_core::{Batch, ChangeKind, Settings, Value};
 use weir_operator_api::connector::SinkProperties;
 use weir_operator_api::sink::{SinkCommitter, SinkReport};
-use weir_operator_api::{BadRecord, Cut, PreparedOutput, Result, SinkContext, SinkFactory, SinkWriter};
+use weir_operator_api::{BadRecord, Cut, OperatorError, PreparedOutput, Result, SinkContext, SinkFactory, SinkWriter};
 
 use crate::format::text::{TimeStyle, can_write, text_columns};
 use crate::nothing::NothingToCommit;
@@ -46,8 +46,8 @@ impl SinkFactory for HashSink {
         Some(SinkProperties { parallelism_max: None, takes_changes: true })
     }
 
-    async fn writer(&self, _context: SinkContext) -> Result<Box<dyn SinkWriter>> {
-        Ok(Box::new(Writer::default()))
+    async fn writer(&self, context: SinkContext) -> Result<Box<dyn SinkWriter>> {
+        Ok(Box::new(Writer::restored(&context)?))
     }
 
     async fn committer(&self, _settings: &BTreeMap<String, Value>) -> Result<Box<dyn SinkCommitter>> {
@@ -76,6 +76,27 @@ struct Writer {
 }
 
 impl Writer {
+    /// Goes on from a checkpoint: the sums of all subtasks go to the first, whatever the parallelism was.
+    fn restored(context: &SinkContext) -> Result<Writer> {
+        let mut writer = Writer::default();
+        let givers = context.restored.iter().filter(|giver| context.subtask.0 == 0 && !giver.values.is_empty());
+        for giver in givers {
+            let number =
+                |index: usize| giver.values.get(index).and_then(Value::as_text).and_then(|text| text.parse().ok());
+            let (Some(inserts), Some(retracts), Some(value)) = (number(0), number(1), number(2)) else {
+                return Err(OperatorError::user(
+                    "state-incompatible",
+                    "the state of the sink is not three whole numbers; it was written by another kind of sink",
+                ));
+            };
+            let _: (u64, u64, u64) = (inserts, retracts, value);
+            writer.inserts += inserts;
+            writer.retracts += retracts;
+            writer.value = writer.value.wrapping_add(value);
+        }
+        Ok(writer)
+    }
+
     fn add(&mut self, batch: &Batch) -> Result<()> {
         let columns = text_columns(&batch.records, CHANGE_COLUMN)?;
         let changes = batch.changes();
@@ -109,7 +130,8 @@ impl SinkWriter for Writer {
     }
 
     async fn prepare(&mut self, _cut: Cut) -> Result<PreparedOutput> {
-        Ok(PreparedOutput::default())
+        let values = [self.inserts, self.retracts, self.value].map(|number| Value::Text(number.to_string()));
+        Ok(PreparedOutput { values: values.into(), ..PreparedOutput::default() })
     }
 
     fn report(&self) -> SinkReport {
