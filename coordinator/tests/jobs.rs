@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use support::*;
 use tonic::Code;
+use weir_coordinator::{AtShutdown, CoordinatorConfig};
 use weir_proto::v1::coordinator_message::Message as Order;
 use weir_proto::v1::worker_message::Message as Report;
 use weir_proto::v1::{self, JobState, TaskState};
@@ -66,7 +67,7 @@ async fn failed_task_stops_the_others_and_the_first_failure_is_shown_with_its_pl
     let dir = tempfile::tempdir().expect("a directory");
     let mut served = Served::start(dir.path()).await;
     let mut worker = FakeWorker::attach(&served, "a", 3).await;
-    let id = served.submit(job(3, 3)).await;
+    let id = served.submit(job_with(3, 3, &[NO_RESTART])).await;
     let deploy = worker.run_alone().await;
     let task = |index: usize| &deploy.tasks[index];
     worker.report(finished(&deploy, task(0), 1)).await;
@@ -97,7 +98,7 @@ async fn vanished_worker_fails_its_job() {
     let mut served = Served::start(dir.path()).await;
     let mut workers = [FakeWorker::attach(&served, "a", 1).await, FakeWorker::attach(&served, "b", 1).await];
     served.until_workers(2).await;
-    let id = served.submit(job(2, 2)).await;
+    let id = served.submit(job_with(2, 2, &[NO_RESTART])).await;
     let deploy = workers[0].deploy().await;
     workers[1].deploy().await;
     let [survivor, vanishing] = workers;
@@ -130,7 +131,7 @@ async fn silent_worker_is_given_up_after_the_lease_and_its_stream_is_closed() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut served = Served::start(dir.path()).await;
     let mut worker = FakeWorker::attach(&served, "a", 1).await;
-    let id = served.submit(job(1, 1)).await;
+    let id = served.submit(job_with(1, 1, &[NO_RESTART])).await;
     worker.run_alone().await;
     served.until_state(&id, JobState::Running, nothing).await;
     served.until_state(&id, JobState::Failed, half_a_second).await;
@@ -237,7 +238,7 @@ async fn failing_publish_is_tried_again_and_then_fails_the_job() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut served = Served::start(dir.path()).await;
     let mut worker = FakeWorker::attach(&served, "a", 1).await;
-    let id = served.submit(job(1, 1)).await;
+    let id = served.submit(job_with(1, 1, &[NO_RESTART])).await;
     let deploy = worker.run_alone().await;
     worker.report(finished(&deploy, &deploy.tasks[0], 1)).await;
     for _ in 0..3 {
@@ -250,9 +251,7 @@ async fn failing_publish_is_tried_again_and_then_fails_the_job() {
         assert!(!publish.discard);
         worker.answer(&publish, Some(failure("sink-io", "external"))).await;
     }
-    let discard = worker.publish().await;
-    assert!(discard.discard);
-    worker.answer(&discard, None).await;
+    // The end was committed: its output is not visible, and it is not removed either.
     served.until_state(&id, JobState::Failed, nothing).await;
     assert_eq!(served.details(&id).await.failure.expect("a failure").code, "sink-io");
     served.ended().await;
@@ -279,9 +278,10 @@ async fn watcher_sees_the_job_to_its_end() {
 }
 
 #[tokio::test]
-async fn shutdown_cancels_running_jobs_and_keeps_them() {
+async fn shutdown_that_cancels_jobs_keeps_their_ends() {
     let dir = tempfile::tempdir().expect("a directory");
-    let mut served = Served::start(dir.path()).await;
+    let cancel = |config: &mut CoordinatorConfig| config.at_shutdown = AtShutdown::Cancel;
+    let mut served = Served::start_with(dir.path(), cancel).await;
     let mut worker = FakeWorker::attach(&served, "a", 1).await;
     let id = served.submit(job(1, 1)).await;
     let deploy = worker.run_alone().await;

@@ -50,22 +50,15 @@ pub(crate) async fn delete_dropped(
 /// Deletes everything that this life of the job has made: it has ended and keeps nothing.
 ///
 /// **Errors**: a list or a deletion that failed; what is left then stays.
-pub(crate) async fn delete_all(
-    store: Arc<dyn CheckpointStore>,
-    owner: Owner,
-    now_unix_ms: i64,
-) -> Result<(), CheckpointError> {
+pub(crate) async fn delete_all(store: Arc<dyn CheckpointStore>, owner: Owner) -> Result<(), CheckpointError> {
     let listed = store.list(&layout::incarnation_prefix(owner.job, owner.incarnation)).await?;
-    let sweep =
-        Sweep { now_unix_ms: now_unix_ms.saturating_add(CLOCKS_APART_MS), age_min: Default::default(), running: None };
+    // Nothing of it is too young, whatever the store's clock says.
+    let sweep = Sweep { now_unix_ms: i64::MAX, age_min: Default::default(), running: None };
     for path in orphans(owner, &listed, &[], &sweep) {
         store.delete(&path).await?;
     }
     Ok(())
 }
-
-/// The store's clock may be ahead of ours: an object from the near future is not too young.
-const CLOCKS_APART_MS: i64 = 86_400_000;
 
 async fn read(store: &dyn CheckpointStore, checkpoint: Known) -> Result<CompletedCheckpoint, CheckpointError> {
     match checkpoint {

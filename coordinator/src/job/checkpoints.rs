@@ -563,7 +563,10 @@ impl Master {
         self.ledger.change(None, |meta| meta.published = meta.published.max(CheckpointId(checkpoint)));
         self.write_ledger();
         let order = v1::CheckpointCompleted { token: Some(self.wire_token()), checkpoint_id: checkpoint };
-        self.links.values().for_each(|link| link.checkpoint_completed(order.clone()));
+        // Before the tasks are deployed there is nobody to tell.
+        if self.lifecycle.stage() >= Stage::Deploying {
+            self.links.values().for_each(|link| link.checkpoint_completed(order.clone()));
+        }
         if let Some(point) = self.point.as_ref().filter(|point| point.manifest.checkpoint.0 == checkpoint) {
             for (task, state) in &mut self.finals {
                 forget_committed(state, *task, &point.manifest);
@@ -647,7 +650,7 @@ impl Master {
         if is_kept || has_none {
             return None;
         }
-        let deleting = delete_all(Arc::clone(&self.job.store), self.owner(), self.wall_unix_us() / 1000);
+        let deleting = delete_all(Arc::clone(&self.job.store), self.owner());
         let patience = self.around.clock.sleep(DELETE_PATIENCE);
         Some(async move {
             tokio::select! {

@@ -393,6 +393,11 @@ impl Master {
 
     fn expire(&mut self) {
         self.deadline = None;
+        if self.lifecycle.stage() == Stage::Publishing && self.around.cluster.some_worker(None).is_none() {
+            // The end is committed and nobody is there to show it: whoever comes will.
+            self.deadline = Some(self.around.clock.monotonic() + self.around.patience.publish);
+            return;
+        }
         let now = self.wall_unix_us();
         let cause = match self.lifecycle.stage() {
             Stage::WaitingForSlots => {

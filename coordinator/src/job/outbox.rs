@@ -123,17 +123,6 @@ impl Outbox {
         }
     }
 
-    /// Nobody can be asked for a sink of the cut in front.
-    pub fn give_up(&mut self, sink: &OperatorUid, failure: Failure) -> Progress {
-        match self.cuts.front_mut() {
-            Some((_, publication)) => {
-                let step = publication.give_up(sink, failure);
-                self.went(step)
-            }
-            None => Progress::Ignore,
-        }
-    }
-
     /// A worker is gone: the sinks it owed an answer for are to be sent to another.
     pub fn worker_lost(&mut self, worker: &WorkerId) -> Vec<OperatorUid> {
         self.cuts.front_mut().map_or_else(Vec::new, |(_, publication)| publication.worker_lost(worker))

@@ -78,7 +78,10 @@ impl Master {
     /// Sends the output of one sink to a worker, best to one that wrote some of it: output may lie on its disk.
     pub(super) fn publish(&mut self, sink: &OperatorUid) {
         let is_owed = if self.is_discarding { self.discards.is_owed(sink) } else { self.outbox.is_owed(sink) };
-        if !is_owed || matches!(self.lifecycle.stage(), Stage::Recovering | Stage::WaitingForSlots | Stage::Over) {
+        // Between two attempts nothing is sent: the next one begins with what its manifest says is committed.
+        let is_between =
+            matches!(self.lifecycle.stage(), Stage::BackingOff | Stage::Recovering | Stage::WaitingForSlots);
+        if !is_owed || is_between {
             return;
         }
         let operators = self.job.wire_plan.vertices.iter().enumerate();
@@ -96,8 +99,13 @@ impl Master {
         let writer =
             output.first().and_then(|first| self.placement.get(&TaskKey::new(vertex as u32, first.subtask_index)));
         let Some(link) = self.around.cluster.some_worker(writer) else {
+            if !self.is_discarding {
+                // What is committed waits for a worker, as long as the stage allows.
+                return self.retry(sink, 1);
+            }
             let failure = failure::no_publisher(sink.as_str(), self.wall_unix_us());
-            return self.give_up(sink, failure);
+            let step = self.discards.give_up(sink, failure);
+            return self.discard_went(sink, step);
         };
         link.publish(v1::Publish {
             token: Some(self.wire_token()),
@@ -113,16 +121,6 @@ impl Master {
             false => self.outbox.sent(sink, link.worker().clone()),
         }
         self.watch(&link);
-    }
-
-    fn give_up(&mut self, sink: &OperatorUid, failure: v1::Failure) {
-        if self.is_discarding {
-            let step = self.discards.give_up(sink, failure);
-            self.discard_went(sink, step);
-        } else {
-            let progress = self.outbox.give_up(sink, failure);
-            self.outbox_went(sink, progress);
-        }
     }
 
     fn left_out(&mut self, sink: &OperatorUid) {

@@ -221,7 +221,7 @@ fn decode(bytes: &[u8]) -> Result<JobMeta, String> {
     if body.len() != length {
         return Err(format!("it is torn: {} bytes where {length} were written", body.len()));
     }
-    if u128::from_str_radix(sum, 16).ok() != Some(checksum(start, body)) || sum.len() != 32 {
+    if sum != format!("{:032x}", checksum(start, body)) {
         return Err("it is damaged: its checksum does not fit".to_owned());
     }
     if version != FORMAT_VERSION {

@@ -9,13 +9,15 @@ use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, Schema};
 use async_trait::async_trait;
+use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
+use weir_checkpoint::{OperatorTaskState, SplitState, SubtaskState, TaskState as KeptState};
 use weir_coordinator::{Coordinator, CoordinatorConfig, CoordinatorError};
-use weir_core::{Clock, OperatorUid, Settings, SplitIndex, Value};
+use weir_core::{Clock, OperatorUid, Settings, SplitIndex, SubtaskIndex, Value};
 use weir_operator_api::connector::{SinkProperties, SourceProperties};
 use weir_operator_api::sink::SinkCommitter;
 use weir_operator_api::{
@@ -98,21 +100,42 @@ pub struct Served {
     pub client: JobServiceClient<Channel>,
     shutdown: CancellationToken,
     server: JoinHandle<Result<(), CoordinatorError>>,
+    /// Its own, so that it can die with everything it runs.
+    runtime: Runtime,
 }
 
 impl Served {
     pub async fn start(data_dir: &Path) -> Served {
+        Served::start_with(data_dir, |_| {}).await
+    }
+
+    pub async fn start_with(data_dir: &Path, change: impl Fn(&mut CoordinatorConfig)) -> Served {
         let clock = FakeClock::default();
         let mut config = CoordinatorConfig::new("127.0.0.1:0".parse().expect("an address"), data_dir);
-        config.seed = Some(1);
-        let registry = Registry::default().with_source(FakeSource).with_sink(FakeSink);
-        let handle: Arc<dyn Clock> = Arc::new(clock.clone());
-        let bound = Coordinator::bind(config, registry, handle).await.expect("bind");
+        change(&mut config);
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("threads");
+        let bound = loop {
+            // Every life of a coordinator draws other ids.
+            config.seed = Some(std::fs::read(data_dir.join("term")).map_or(1, |term| 1 + u64::from(term[0])));
+            let registry = Registry::default().with_source(FakeSource).with_sink(FakeSink);
+            let (config, handle): (_, Arc<dyn Clock>) = (config.clone(), Arc::new(clock.clone()));
+            let bound = runtime.spawn(Coordinator::bind(config, registry, handle)).await.expect("no panic");
+            match bound {
+                // One that was killed a moment ago may not have let go yet.
+                Err(CoordinatorError::DataDirInUse { .. }) => tokio::task::yield_now().await,
+                bound => break bound.expect("bind"),
+            }
+        };
         let addr = bound.local_addr();
         let shutdown = CancellationToken::new();
-        let server = tokio::spawn(bound.serve(shutdown.clone()));
+        let server = runtime.spawn(bound.serve(shutdown.clone()));
         let client = JobServiceClient::connect(format!("http://{addr}")).await.expect("connect");
-        Served { addr, clock, client, shutdown, server }
+        Served { addr, clock, client, shutdown, server, runtime }
+    }
+
+    /// Dies with everything it runs, without a word to anyone.
+    pub fn kill(self) {
+        self.runtime.shutdown_background();
     }
 
     pub fn begin_shutdown(&self) {
@@ -121,7 +144,7 @@ impl Served {
 
     pub async fn ended(self) {
         self.shutdown.cancel();
-        let Served { server, clock, client, .. } = self;
+        let Served { server, clock, client, runtime, .. } = self;
         drop(client);
         let mut server = server;
         // Time passes while the last connections linger.
@@ -133,6 +156,7 @@ impl Served {
             }
         };
         result.expect("the server does not panic").expect("the server ends in order");
+        runtime.shutdown_background();
     }
 
     pub async fn submit(&mut self, graph: v1::JobGraph) -> String {
@@ -164,6 +188,23 @@ impl Served {
             meanwhile(&self.clock);
         }
         panic!("job is {:?} and does not become {state:?}", self.state(job).await);
+    }
+
+    /// Asks until the job's details are as wanted; `meanwhile` is done between two questions.
+    pub async fn until(
+        &mut self,
+        job: &str,
+        is_so: impl Fn(&v1::JobDetails) -> bool,
+        meanwhile: impl Fn(&FakeClock),
+    ) -> v1::JobDetails {
+        for _ in 0..10_000 {
+            let details = self.details(job).await;
+            if is_so(&details) {
+                return details;
+            }
+            meanwhile(&self.clock);
+        }
+        panic!("the job does not become so: {:?}", self.details(job).await);
     }
 
     pub async fn until_workers(&mut self, count: usize) {
@@ -231,6 +272,48 @@ impl FakeWorker {
         }
     }
 
+    /// The next barrier to be put into the sources.
+    pub async fn trigger(&mut self) -> v1::TriggerCheckpoint {
+        match self.next().await {
+            Some(Order::TriggerCheckpoint(trigger)) => trigger,
+            other => panic!("expected TriggerCheckpoint, came {other:?}"),
+        }
+    }
+
+    /// The word that a checkpoint is committed and published; which.
+    pub async fn completed(&mut self) -> u64 {
+        match self.next().await {
+            Some(Order::CheckpointCompleted(completed)) => completed.checkpoint_id,
+            other => panic!("expected CheckpointCompleted, came {other:?}"),
+        }
+    }
+
+    /// The word that a checkpoint has come to nothing; which.
+    pub async fn aborted(&mut self) -> u64 {
+        match self.next().await {
+            Some(Order::CheckpointAborted(aborted)) => aborted.checkpoint_id,
+            other => panic!("expected CheckpointAborted, came {other:?}"),
+        }
+    }
+
+    /// Answers a checkpoint for all tasks of a deployment, each with one part of output.
+    pub async fn acknowledge(&self, deploy: &v1::Deploy, checkpoint_id: u64) {
+        for task in &deploy.tasks {
+            self.send(Report::CheckpointAcknowledged(acknowledgement(deploy, task, checkpoint_id))).await;
+        }
+    }
+
+    /// Takes a barrier, answers it, publishes what it commits, and hears that it is complete.
+    pub async fn checkpoint(&mut self, deploy: &v1::Deploy) -> u64 {
+        let trigger = self.trigger().await;
+        self.acknowledge(deploy, trigger.checkpoint_id).await;
+        let publish = self.publish().await;
+        assert_eq!((publish.checkpoint_id, publish.discard), (trigger.checkpoint_id, false));
+        self.answer(&publish, None).await;
+        assert_eq!(self.completed().await, trigger.checkpoint_id);
+        trigger.checkpoint_id
+    }
+
     pub async fn send(&self, report: Report) {
         self.reports.send(v1::WorkerMessage { message: Some(report) }).await.expect("connected");
     }
@@ -248,7 +331,8 @@ impl FakeWorker {
 
     pub async fn answer(&self, publish: &v1::Publish, failure: Option<v1::Failure>) {
         let (token, operator) = (publish.token.clone(), publish.operator.clone());
-        self.send(Report::Published(v1::Published { token, operator, failure, checkpoint_id: 0 })).await;
+        let checkpoint_id = publish.checkpoint_id;
+        self.send(Report::Published(v1::Published { token, operator, failure, checkpoint_id })).await;
     }
 
     /// Takes a deployment and brings its tasks to RUNNING, alone in the cluster.
@@ -340,3 +424,58 @@ pub fn job(parallelism: u32, splits: i64) -> v1::JobGraph {
         operators: vec![source, sink],
     }
 }
+
+/// The state of a task of [`job`] at a checkpoint: each split at position `checkpoint`, and these committables.
+pub fn kept(deploy: &v1::Deploy, task: &v1::TaskId, checkpoint: u64, parts: &[&str]) -> KeptState {
+    let subtask = SubtaskIndex(task.subtask_index);
+    let mut source = SubtaskState::new(subtask);
+    let splits = deploy.splits.iter().filter(|assignment| assignment.task.as_ref() == Some(task));
+    source.splits = splits
+        .flat_map(|assignment| &assignment.splits)
+        .map(|split| SplitState {
+            index: SplitIndex(split.index),
+            description: Value::Null,
+            position: Some(Value::Integer(checkpoint as i64)),
+            is_finished: false,
+        })
+        .collect();
+    source.counters = BTreeMap::from([("records_out".to_owned(), checkpoint)]);
+    let mut sink = SubtaskState::new(subtask);
+    sink.committables = parts.iter().map(|part| Value::from(*part)).collect();
+    let operators = vec![
+        OperatorTaskState { uid: "in".into(), state: source },
+        OperatorTaskState { uid: "out".into(), state: sink },
+    ];
+    KeptState { operators }
+}
+
+/// The answer of a task to a checkpoint, with the part `<subtask>-<checkpoint>`.
+pub fn acknowledgement(deploy: &v1::Deploy, task: &v1::TaskId, checkpoint_id: u64) -> v1::CheckpointAcknowledged {
+    let part = format!("{}-{checkpoint_id}", task.subtask_index);
+    v1::CheckpointAcknowledged {
+        token: deploy.token.clone(),
+        task: Some(*task),
+        checkpoint_id,
+        state: kept(deploy, task, checkpoint_id, &[&part]).encode().expect("right").to_vec(),
+        stats: Some(v1::CheckpointStats { bytes: 10, new_bytes: 5, freeze_us: 7, ..v1::CheckpointStats::default() }),
+    }
+}
+
+/// What a publish order brings, as the test gave it.
+pub fn parts(publish: &v1::Publish) -> Vec<String> {
+    let text = |committable: &v1::Committable| {
+        let value = weir_proto::convert::value_from_proto(committable.description.clone().expect("a description"));
+        value.expect("readable").as_text().unwrap_or("?").to_owned()
+    };
+    publish.committables.iter().map(text).collect()
+}
+
+/// [`job`] with more configuration.
+pub fn job_with(parallelism: u32, splits: i64, config: &[(&str, &str)]) -> v1::JobGraph {
+    let mut graph = job(parallelism, splits);
+    graph.config.extend(config.iter().map(|(key, text)| ((*key).to_owned(), (*text).to_owned())));
+    graph
+}
+
+/// Lets a job that does not restart be as it was.
+pub const NO_RESTART: (&str, &str) = ("restart-strategy.type", "none");
