@@ -20,6 +20,7 @@ pub use metrics::OperatorMetrics;
 pub use operator::{Operator, OperatorContext, Output, OutputTag, Progress, SplitEvent};
 pub use sink::{Committable, Cut, PreparedOutput, SinkContext, SinkReport, SinkState, SinkWriter};
 pub use source::{ReaderContext, SourceEvent, SourceReader, Split, SplitPosition};
+pub use weir_state::{StateScope, StateTable};
 
 /// Result of operator code.
 pub type Result<T, E = OperatorError> = std::result::Result<T, E>;

@@ -6,7 +6,8 @@
 //! Hashes of rows are added modulo 2^64; rows taken back (`-U`, `-D`) are subtracted. So a changing input must take back
 //! what it replaces.
 //!
-//! It reports `hash_inserts`, `hash_retracts` and `hash_value`.
+//! It reports `hash_inserts`, `hash_retracts` and `hash_value`, which count each row once whatever fails: they are part of
+//! every checkpoint.
 
 use std::collections::BTreeMap;
 
@@ -20,6 +21,7 @@ use weir_operator_api::{BadRecord, Cut, PreparedOutput, Result, SinkContext, Sin
 
 use crate::format::text::{TimeStyle, can_write, text_columns};
 use crate::nothing::NothingToCommit;
+use crate::totals;
 
 /// Makes hash sinks.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,14 +41,21 @@ impl SinkFactory for HashSink {
         Some(SinkProperties { parallelism_max: None, takes_changes: true })
     }
 
-    async fn writer(&self, _context: SinkContext) -> Result<Box<dyn SinkWriter>> {
-        Ok(Box::new(Writer::default()))
+    async fn writer(&self, context: SinkContext) -> Result<Box<dyn SinkWriter>> {
+        let totals = totals::restored(&context)?;
+        let total = |name: &str| totals.get(name).copied().unwrap_or(0);
+        let (inserts, retracts, value) = (total(INSERTS), total(RETRACTS), total(VALUE));
+        Ok(Box::new(Writer { inserts, retracts, value, text: Vec::new() }))
     }
 
     async fn committer(&self, _settings: &BTreeMap<String, Value>) -> Result<Box<dyn SinkCommitter>> {
         Ok(Box::new(NothingToCommit))
     }
 }
+
+const INSERTS: &str = "hash_inserts";
+const RETRACTS: &str = "hash_retracts";
+const VALUE: &str = "hash_value";
 
 /// 64-bit FNV-1a. **Source**: Fowler, Noll, Vo.
 fn fnv_1a(bytes: &[u8]) -> u64 {
@@ -102,14 +111,14 @@ impl SinkWriter for Writer {
     }
 
     async fn prepare(&mut self, _cut: Cut) -> Result<PreparedOutput> {
-        Ok(PreparedOutput::default())
+        Ok(PreparedOutput { values: vec![totals::to_value(&self.report())], ..PreparedOutput::default() })
     }
 
     fn report(&self) -> SinkReport {
         SinkReport::from([
-            ("hash_inserts".to_owned(), self.inserts),
-            ("hash_retracts".to_owned(), self.retracts),
-            ("hash_value".to_owned(), self.value),
+            (INSERTS.to_owned(), self.inserts),
+            (RETRACTS.to_owned(), self.retracts),
+            (VALUE.to_owned(), self.value),
         ])
     }
 
