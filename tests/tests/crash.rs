@@ -11,10 +11,8 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use weir_tests::{Cluster, assert_same, root, sorted_lines, succeed};
 
-const SETTINGS: [(&str, &str); 2] = [
-    ("execution.checkpointing.interval", "200 ms"),
-    ("restart-strategy.exponential-delay.initial-backoff", "50 ms"),
-];
+const SETTINGS: [(&str, &str); 2] =
+    [("execution.checkpointing.interval", "200 ms"), ("restart-strategy.exponential-delay.initial-backoff", "50 ms")];
 
 /// A multiplicative hash: the same moments in every run.
 struct Dice(u64);
@@ -92,7 +90,8 @@ fn under_fault(run: u64, job: &str, mut definitions: Vec<(&str, &str)>) -> (Clus
 
 #[test]
 fn hashes_survive_kills() {
-    let golden = std::fs::read_to_string(root().join("testdata/nexmark/golden-1M-rate1000.txt")).expect("golden results");
+    let golden =
+        std::fs::read_to_string(root().join("testdata/nexmark/golden-1M-rate1000.txt")).expect("golden results");
     for run in runs(4) {
         let query = ["q5", "q8", "q11"][run as usize % 3];
         let expected = golden.lines().find(|line| line.split(' ').next() == Some(query)).expect("a golden line");
@@ -102,7 +101,11 @@ fn hashes_survive_kills() {
         let info = succeed(cluster.client(&["info", &id]));
         let total = |name: &str| -> u64 {
             let behind = info.split(&format!("{name} ")).nth(1).expect("the sink's totals");
-            behind.split(|letter: char| !letter.is_ascii_digit()).next().and_then(|text| text.parse().ok()).expect("a number")
+            behind
+                .split(|letter: char| !letter.is_ascii_digit())
+                .next()
+                .and_then(|text| text.parse().ok())
+                .expect("a number")
         };
         let line = format!("{query} {} {} {:016x}", total("hash_inserts"), total("hash_retracts"), total("hash_value"));
         assert_eq!(line, expected, "run {run}, {fault:?}");
@@ -112,7 +115,8 @@ fn hashes_survive_kills() {
 #[test]
 fn files_survive_kills() {
     for run in runs(4) {
-        let query = ["tumble_1m_by_vehicle", "hop_5m_1m_by_cell", "session_10m_by_vehicle", "latest_by_vehicle"][run as usize % 4];
+        let query = ["tumble_1m_by_vehicle", "hop_5m_1m_by_cell", "session_10m_by_vehicle", "latest_by_vehicle"]
+            [run as usize % 4];
         let directory = tempfile::tempdir().expect("a directory for the result");
         let output = directory.path().join("out.csv");
         let job = format!("examples/positions/{query}.yaml");

@@ -6,7 +6,8 @@
 //! Hashes of rows are added modulo 2^64; rows taken back (`-U`, `-D`) are subtracted. No operator takes back what it
 //! replaces yet, so a changing input is refused: the hash would count every version of a row.
 //!
-//! It reports `hash_inserts`, `hash_retracts` and `hash_value`.
+//! It reports `hash_inserts`, `hash_retracts` and `hash_value`, which count each row once whatever fails: they are part of
+//! every checkpoint.
 
 use std::collections::BTreeMap;
 
@@ -16,10 +17,11 @@ use weir_core::batch::{CHANGE_COLUMN, is_changing};
 use weir_core::{Batch, ChangeKind, Settings, Value};
 use weir_operator_api::connector::SinkProperties;
 use weir_operator_api::sink::{SinkCommitter, SinkReport};
-use weir_operator_api::{BadRecord, Cut, OperatorError, PreparedOutput, Result, SinkContext, SinkFactory, SinkWriter};
+use weir_operator_api::{BadRecord, Cut, PreparedOutput, Result, SinkContext, SinkFactory, SinkWriter};
 
 use crate::format::text::{TimeStyle, can_write, text_columns};
 use crate::nothing::NothingToCommit;
+use crate::totals;
 
 /// Makes hash sinks.
 #[derive(Clone, Copy, Debug, Default)]
@@ -47,13 +49,20 @@ impl SinkFactory for HashSink {
     }
 
     async fn writer(&self, context: SinkContext) -> Result<Box<dyn SinkWriter>> {
-        Ok(Box::new(Writer::restored(&context)?))
+        let totals = totals::restored(&context)?;
+        let total = |name: &str| totals.get(name).copied().unwrap_or(0);
+        let (inserts, retracts, value) = (total(INSERTS), total(RETRACTS), total(VALUE));
+        Ok(Box::new(Writer { inserts, retracts, value, text: Vec::new() }))
     }
 
     async fn committer(&self, _settings: &BTreeMap<String, Value>) -> Result<Box<dyn SinkCommitter>> {
         Ok(Box::new(NothingToCommit))
     }
 }
+
+const INSERTS: &str = "hash_inserts";
+const RETRACTS: &str = "hash_retracts";
+const VALUE: &str = "hash_value";
 
 /// 64-bit FNV-1a. **Source**: Fowler, Noll, Vo.
 fn fnv_1a(bytes: &[u8]) -> u64 {
@@ -76,27 +85,6 @@ struct Writer {
 }
 
 impl Writer {
-    /// Goes on from a checkpoint: the sums of all subtasks go to the first, whatever the parallelism was.
-    fn restored(context: &SinkContext) -> Result<Writer> {
-        let mut writer = Writer::default();
-        let givers = context.restored.iter().filter(|giver| context.subtask.0 == 0 && !giver.values.is_empty());
-        for giver in givers {
-            let number =
-                |index: usize| giver.values.get(index).and_then(Value::as_text).and_then(|text| text.parse().ok());
-            let (Some(inserts), Some(retracts), Some(value)) = (number(0), number(1), number(2)) else {
-                return Err(OperatorError::user(
-                    "state-incompatible",
-                    "the state of the sink is not three whole numbers; it was written by another kind of sink",
-                ));
-            };
-            let _: (u64, u64, u64) = (inserts, retracts, value);
-            writer.inserts += inserts;
-            writer.retracts += retracts;
-            writer.value = writer.value.wrapping_add(value);
-        }
-        Ok(writer)
-    }
-
     fn add(&mut self, batch: &Batch) -> Result<()> {
         let columns = text_columns(&batch.records, CHANGE_COLUMN)?;
         let changes = batch.changes();
@@ -130,15 +118,14 @@ impl SinkWriter for Writer {
     }
 
     async fn prepare(&mut self, _cut: Cut) -> Result<PreparedOutput> {
-        let values = [self.inserts, self.retracts, self.value].map(|number| Value::Text(number.to_string()));
-        Ok(PreparedOutput { values: values.into(), ..PreparedOutput::default() })
+        Ok(PreparedOutput { values: vec![totals::to_value(&self.report())], ..PreparedOutput::default() })
     }
 
     fn report(&self) -> SinkReport {
         SinkReport::from([
-            ("hash_inserts".to_owned(), self.inserts),
-            ("hash_retracts".to_owned(), self.retracts),
-            ("hash_value".to_owned(), self.value),
+            (INSERTS.to_owned(), self.inserts),
+            (RETRACTS.to_owned(), self.retracts),
+            (VALUE.to_owned(), self.value),
         ])
     }
 
