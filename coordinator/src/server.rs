@@ -16,8 +16,8 @@ use weir_operator_api::Registry;
 use weir_proto::v1::job_service_server::JobServiceServer;
 use weir_proto::v1::worker_link_service_server::WorkerLinkServiceServer;
 
-use crate::cluster::Cluster;
 use crate::checkpoint::stores::Stores;
+use crate::cluster::Cluster;
 use crate::config::{AtShutdown, CoordinatorConfig};
 use crate::data_dir::Leadership;
 use crate::error::CoordinatorError;

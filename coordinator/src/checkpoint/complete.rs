@@ -152,7 +152,10 @@ fn place_splits(source: &mut OperatorState, splits: &SourceSplits) -> Result<(),
         let mut said: BTreeMap<_, SplitState> = subtask.splits.drain(..).map(|split| (split.index, split)).collect();
         for split in share {
             let Some(state) = said.remove(&split.index) else {
-                return Err(format!("subtask {index} of source '{uid}' does not say where it is in split {}", split.index));
+                return Err(format!(
+                    "subtask {index} of source '{uid}' does not say where it is in split {}",
+                    split.index
+                ));
             };
             subtask.splits.push(SplitState { description: split.description.clone(), ..state });
         }

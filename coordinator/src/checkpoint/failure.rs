@@ -85,7 +85,8 @@ impl CheckpointFailure {
                     "" => String::new(),
                     operator => format!("operator '{operator}' of "),
                 };
-                let why = if failure.chain.is_empty() { "it gave no reason".to_owned() } else { failure.chain.join(": ") };
+                let why =
+                    if failure.chain.is_empty() { "it gave no reason".to_owned() } else { failure.chain.join(": ") };
                 format!("{operator}{task} could not write its part: {why}")
             }
             CheckpointFailure::Interrupted => "the job's tasks were stopped while it was under way".to_owned(),

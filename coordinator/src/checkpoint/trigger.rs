@@ -36,7 +36,15 @@ impl<M> Trigger<M> {
     /// No checkpoint begins before [`Trigger::job_runs`]. Without an `interval` only users begin any.
     pub fn new(interval: Option<Duration>, min_pause: Duration) -> Self {
         let next_at = Duration::ZERO;
-        Trigger { interval, min_pause, waiting: VecDeque::new(), is_running: false, is_busy: false, next_at, ended_at: None }
+        Trigger {
+            interval,
+            min_pause,
+            waiting: VecDeque::new(),
+            is_running: false,
+            is_busy: false,
+            next_at,
+            ended_at: None,
+        }
     }
 
     /// All tasks run: the first checkpoint is due after one interval.

@@ -246,7 +246,8 @@ impl Master {
         if state == TaskState::Finished
             && let Err(reason) = self.keep_final(task, &change)
         {
-            let failure = failure::of_coordinator("checkpoint-invalid", ErrorDomain::Internal, reason, self.wall_unix_us());
+            let failure =
+                failure::of_coordinator("checkpoint-invalid", ErrorDomain::Internal, reason, self.wall_unix_us());
             return self.happened(Event::Broken(self.located(failure, task, &worker)));
         }
         {

@@ -158,9 +158,7 @@ impl Master {
     pub(super) fn acknowledged(&mut self, worker: &WorkerId, answer: v1::CheckpointAcknowledged) {
         let Some(task) = self.answering(worker, answer.task, answer.checkpoint_id) else { return };
         match KeptState::decode(&answer.state, "answer to a checkpoint") {
-            Ok(state) => self.gather(|pending| {
-                pending.acknowledged(task, state, &answer.stats.unwrap_or_default())
-            }),
+            Ok(state) => self.gather(|pending| pending.acknowledged(task, state, &answer.stats.unwrap_or_default())),
             Err(error) => {
                 let reason = format!("{} answered what cannot be read: {}", self.name_of(task), report(&error));
                 self.checkpoint_failed(CheckpointFailure::Invalid { reason });
@@ -523,9 +521,10 @@ impl Master {
 
     fn savepoint_directory(&self, directory: Option<String>) -> Result<String, String> {
         let own = || self.job.plan.options.checkpoints.savepoint_dir.clone();
-        directory.filter(|directory| !directory.is_empty()).or_else(own).ok_or_else(|| {
-            "no directory: name one, or set execution.checkpointing.savepoint-dir in the job".to_owned()
-        })
+        directory
+            .filter(|directory| !directory.is_empty())
+            .or_else(own)
+            .ok_or_else(|| "no directory: name one, or set execution.checkpointing.savepoint-dir in the job".to_owned())
     }
 
     /// A user wants another parallelism: plans the job anew, which takes a while.
@@ -536,11 +535,7 @@ impl Master {
         self.later(async move { Signal::Replanned(Box::new(plan(graph, &around).await), answer) });
     }
 
-    pub(super) fn replanned(
-        &mut self,
-        result: Result<PreparedJob, Vec<weir_core::Problem>>,
-        answer: Answer<Rescaled>,
-    ) {
+    pub(super) fn replanned(&mut self, result: Result<PreparedJob, Vec<weir_core::Problem>>, answer: Answer<Rescaled>) {
         match result {
             Err(problems) => drop(answer.send(Err(failure::listed(&problems)))),
             Ok(job) => {
@@ -650,7 +645,8 @@ impl Master {
             (JobState::Canceled, CheckpointRetention::DeleteOnCancellation) => false,
             _ => true,
         };
-        let has_none = self.ledger.next().retained.is_empty() && self.record.lock().history.overview().latest.is_empty();
+        let has_none =
+            self.ledger.next().retained.is_empty() && self.record.lock().history.overview().latest.is_empty();
         if is_kept || has_none {
             return None;
         }

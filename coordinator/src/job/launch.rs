@@ -67,8 +67,8 @@ pub(crate) async fn left_behind(around: &Surroundings) -> Result<(), Coordinator
             around.meta.remove(id).await?;
             continue;
         }
-        let graph = v1::JobGraph::decode(meta.graph.clone())
-            .map_err(|error| format!("its graph cannot be read: {error}"));
+        let graph =
+            v1::JobGraph::decode(meta.graph.clone()).map_err(|error| format!("its graph cannot be read: {error}"));
         let planned = match graph {
             Ok(graph) => plan(graph, around).await.map_err(|problems| failure::listed(&problems)),
             Err(reason) => Err(reason),
@@ -78,7 +78,9 @@ pub(crate) async fn left_behind(around: &Surroundings) -> Result<(), Coordinator
                 let submitted_us = meta.submitted_at_unix_ms.saturating_mul(1000);
                 let record = JobRecord::new(id, &job.plan, job.config.clone(), submitted_us).resume(&meta);
                 tracing::info!(job = %id, name = job.plan.name, "goes on with a job");
-                if let Err(error) = launch(Beginning { meta, job, point: None, birth: Birth::Recovered }, record, around) {
+                if let Err(error) =
+                    launch(Beginning { meta, job, point: None, birth: Birth::Recovered }, record, around)
+                {
                     tracing::error!(job = %id, %error, "cannot go on with a job");
                 }
             }

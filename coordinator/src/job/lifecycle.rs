@@ -382,7 +382,12 @@ impl Lifecycle {
         true
     }
 
-    fn worker_lost(&mut self, worker: &WorkerId, (failure, moment): (Failure, Moment), reaction: &mut Reaction) -> bool {
+    fn worker_lost(
+        &mut self,
+        worker: &WorkerId,
+        (failure, moment): (Failure, Moment),
+        reaction: &mut Reaction,
+    ) -> bool {
         let is_lost = |task: &Task| task.worker.as_ref() == Some(worker) && !task.state.is_final();
         let lost: Vec<(TaskKey, TaskState)> =
             self.tasks.iter().filter(|(_, task)| is_lost(task)).map(|(key, task)| (*key, task.state)).collect();

@@ -282,8 +282,11 @@ impl Master {
         if let Some(stopping) = stopping {
             let answer = match state {
                 JobState::Finished => Ok(stopping.path),
-                state => Err(format!("the job is {} and not stopped; its savepoint {} is to be thrown away",
-                    state.name(), stopping.path)),
+                state => Err(format!(
+                    "the job is {} and not stopped; its savepoint {} is to be thrown away",
+                    state.name(),
+                    stopping.path
+                )),
             };
             let _ = stopping.answer.send(answer);
         }

@@ -96,9 +96,8 @@ impl Master {
             true => (END, self.discards.committables(sink)),
             false => (self.outbox.front().unwrap_or(END), self.outbox.committables(sink)),
         };
-        let writer = output.first().and_then(|first| {
-            self.placement.get(&TaskKey::new(vertex as u32, first.subtask_index))
-        });
+        let writer =
+            output.first().and_then(|first| self.placement.get(&TaskKey::new(vertex as u32, first.subtask_index)));
         let Some(link) = self.around.cluster.some_worker(writer) else {
             if !self.is_discarding {
                 // What is committed waits for a worker, as long as the stage allows.

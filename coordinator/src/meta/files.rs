@@ -260,10 +260,7 @@ mod tests {
     use super::*;
 
     fn sample() -> JobMeta {
-        let pointer = |id| CompletedPointer {
-            checkpoint: CheckpointId(id),
-            manifest: format!("chk-{id}/manifest"),
-        };
+        let pointer = |id| CompletedPointer { checkpoint: CheckpointId(id), manifest: format!("chk-{id}/manifest") };
         JobMeta {
             retained: vec![pointer(7), pointer(8)],
             dropped: vec![pointer(6)],

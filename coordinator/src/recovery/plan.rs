@@ -54,8 +54,7 @@ pub fn restore(manifest: &Manifest, plan: &JobPlan, unclaimed: Unclaimed) -> Res
     if !problems.is_empty() {
         return Err(problems);
     }
-    let mut restored =
-        Restored { checkpoint: manifest.checkpoint, splits: BTreeMap::new(), tasks: BTreeMap::new() };
+    let mut restored = Restored { checkpoint: manifest.checkpoint, splits: BTreeMap::new(), tasks: BTreeMap::new() };
     for vertex in &plan.vertices {
         for operator in &vertex.operators {
             let uid = state_uid(operator);
@@ -113,7 +112,8 @@ fn problems(
     let mut problems = Vec::new();
     let (had, has) = (manifest.key_group_count, plan.options.key_group_count);
     if had != has {
-        let reason = format!("the checkpoint has {had} key groups, the job {has}: the number is fixed for the life of a job");
+        let reason =
+            format!("the checkpoint has {had} key groups, the job {has}: the number is fixed for the life of a job");
         problems.push(problem("", "pipeline.max-parallelism", reason));
     }
     let mut claimed = BTreeSet::new();

@@ -95,7 +95,14 @@ mod tests {
     }
 
     fn exponential(jitter: f64, attempts: Option<u32>) -> RestartStrategy {
-        RestartStrategy::ExponentialDelay { initial: s(1), max: s(60), multiplier: 1.5, reset: s(3600), jitter, attempts }
+        RestartStrategy::ExponentialDelay {
+            initial: s(1),
+            max: s(60),
+            multiplier: 1.5,
+            reset: s(3600),
+            jitter,
+            attempts,
+        }
     }
 
     #[test]

@@ -169,7 +169,9 @@ impl JobService for AdminService {
         let id = job_id(&request.job_id)?;
         if !(1..=PARALLELISM_MAX).contains(&request.parallelism) {
             let given = request.parallelism;
-            return Err(Status::invalid_argument(format!("parallelism is {given}: 1 to {PARALLELISM_MAX} are allowed")));
+            return Err(Status::invalid_argument(format!(
+                "parallelism is {given}: 1 to {PARALLELISM_MAX} are allowed"
+            )));
         }
         let rescaled = self.ask(id, |answer| Letter::Rescale(request.parallelism, answer)).await?;
         Ok(Response::new(v1::RescaleJobResponse {

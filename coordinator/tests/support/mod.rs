@@ -113,7 +113,8 @@ impl Served {
         let clock = FakeClock::default();
         let mut config = CoordinatorConfig::new("127.0.0.1:0".parse().expect("an address"), data_dir);
         change(&mut config);
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("threads");
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("threads");
         let bound = loop {
             // Every life of a coordinator draws other ids.
             config.seed = Some(std::fs::read(data_dir.join("term")).map_or(1, |term| 1 + u64::from(term[0])));
@@ -188,6 +189,11 @@ impl Served {
             meanwhile(&self.clock);
         }
         panic!("job is {:?} and does not become {state:?}", self.state(job).await);
+    }
+
+    /// Asks a question that anyone may ask at any time.
+    pub async fn list(&mut self) -> Vec<v1::JobSummary> {
+        self.client.list_jobs(v1::ListJobsRequest {}).await.expect("an answer").into_inner().jobs
     }
 
     /// Asks until the job's details are as wanted; `meanwhile` is done between two questions.

@@ -86,8 +86,7 @@ fn restart() -> impl Strategy<Value = RestartStrategy> {
     let exponential = (any_duration(0), any_duration(0), 1.0..1000.0f64, any_duration(0), 0.0..=1.0f64);
     prop_oneof![
         Just(RestartStrategy::None),
-        (count.clone(), any_duration(0))
-            .prop_map(|(attempts, delay)| RestartStrategy::FixedDelay { attempts, delay }),
+        (count.clone(), any_duration(0)).prop_map(|(attempts, delay)| RestartStrategy::FixedDelay { attempts, delay }),
         (count.clone(), any_duration(0), any_duration(0)).prop_map(|(failures_max, interval, delay)| {
             RestartStrategy::FailureRate { failures_max, interval, delay }
         }),

@@ -49,12 +49,8 @@ fn split(index: u32) -> Split {
 }
 
 fn splits() -> BTreeMap<OperatorUid, SourceSplits> {
-    let finished = SplitState {
-        index: SplitIndex(1),
-        description: Value::Integer(1),
-        position: None,
-        is_finished: true,
-    };
+    let finished =
+        SplitState { index: SplitIndex(1), description: Value::Integer(1), position: None, is_finished: true };
     let open = vec![split(0), split(2), split(3)];
     BTreeMap::from([("in".into(), SourceSplits { open, finished: vec![finished] })])
 }

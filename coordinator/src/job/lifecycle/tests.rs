@@ -181,8 +181,7 @@ fn committed_end_is_published_again_and_never_discarded() {
 #[test]
 fn cancel_while_waiting_for_slots_ends_without_touching_workers() {
     let mut job = new_job(1);
-    let lines =
-        play(&mut job, [Event::Begun, Event::StateFound(tasks()), Event::CancelRequested, Event::Discarded]);
+    let lines = play(&mut job, [Event::Begun, Event::StateFound(tasks()), Event::CancelRequested, Event::Discarded]);
     assert_eq!(lines[1..], ["CREATED [RequestSlots]", "CANCELLING [ReleaseSlots, Discard]", "CANCELED [End]"]);
 }
 

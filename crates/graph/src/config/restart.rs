@@ -115,11 +115,9 @@ impl RestartStrategy {
     pub(super) fn to_config(&self) -> Vec<(&'static str, String)> {
         match self {
             RestartStrategy::None => vec![(TYPE, NONE.to_owned())],
-            RestartStrategy::FixedDelay { attempts, delay } => vec![
-                (TYPE, FIXED.to_owned()),
-                (FIXED_ATTEMPTS, attempts.to_string()),
-                (FIXED_DELAY, spelled(*delay)),
-            ],
+            RestartStrategy::FixedDelay { attempts, delay } => {
+                vec![(TYPE, FIXED.to_owned()), (FIXED_ATTEMPTS, attempts.to_string()), (FIXED_DELAY, spelled(*delay))]
+            }
             RestartStrategy::FailureRate { failures_max, interval, delay } => vec![
                 (TYPE, RATE.to_owned()),
                 (RATE_MAX, failures_max.to_string()),
