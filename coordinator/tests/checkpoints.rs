@@ -15,7 +15,18 @@ use weir_testkit::clock::FakeClock;
 fn nothing(_: &FakeClock) {}
 
 fn a_little(clock: &FakeClock) {
-    clock.advance(Duration::from_millis(10));
+    clock.advance(Duration::from_millis(1));
+}
+
+/// Asks the coordinator something again and again until something is so on the disk.
+async fn until_on_disk(served: &mut Served, is_so: impl Fn() -> bool) {
+    for _ in 0..10_000 {
+        if is_so() {
+            return;
+        }
+        served.list().await;
+    }
+    panic!("it does not become so");
 }
 
 /// Time until the next checkpoint of a job's own.
@@ -310,10 +321,7 @@ async fn a8_end_that_was_committed_is_published_by_the_next_coordinator() {
     assert_eq!((again.checkpoint_id, &again.committables), (0, &publish.committables));
     worker.answer(&again, None).await;
     served.until_state(&id, JobState::Finished, nothing).await;
-    for _ in 0..1000 {
-        served.details(&id).await;
-    }
-    assert!(!job_file(dir.path(), &id).exists(), "an ended job is archived and forgotten");
+    until_on_disk(&mut served, || !job_file(dir.path(), &id).exists()).await;
     served.ended().await;
 }
 
@@ -378,21 +386,12 @@ async fn b1_retention_keeps_what_is_retained_and_a_finished_job_keeps_nothing() 
         let found = manifests(dir.path());
         found.len() == names.len() && found.iter().zip(names).all(|(path, name)| path.ends_with(name))
     };
-    for _ in 0..1000 {
-        if ends_with(&["chk-3/manifest", "chk-4/manifest"]) {
-            break;
-        }
-        served.details(&id).await;
-    }
-    assert!(ends_with(&["chk-3/manifest", "chk-4/manifest"]), "{:?}", manifests(dir.path()));
+    until_on_disk(&mut served, || ends_with(&["chk-3/manifest", "chk-4/manifest"])).await;
     worker.report(finished(&deploy, &deploy.tasks[0], 1)).await;
     let publish = worker.publish().await;
     worker.answer(&publish, None).await;
     served.until_state(&id, JobState::Finished, nothing).await;
-    for _ in 0..1000 {
-        served.details(&id).await;
-    }
-    assert_eq!(manifests(dir.path()), Vec::<PathBuf>::new());
+    until_on_disk(&mut served, || manifests(dir.path()).is_empty()).await;
     served.ended().await;
 }
 
@@ -478,4 +477,151 @@ async fn restart_waits_for_the_pause_of_its_strategy() {
     assert!(matches!(order, Some(Order::Cancel(_))), "{order:?}");
     served.until_state(&id, JobState::Failed, nothing).await;
     served.ended().await;
+}
+
+#[tokio::test]
+async fn savepoint_is_the_users_and_a_new_job_goes_on_from_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let target = tempfile::tempdir().expect("a directory for savepoints");
+    let mut served = Served::start(dir.path()).await;
+    let mut worker = FakeWorker::attach(&served, "a", 2).await;
+    let id = served.submit(job(1, 2)).await;
+    let take = |directory: &Path| v1::TakeCheckpointRequest {
+        job_id: id.clone(),
+        savepoint: true,
+        directory: directory.display().to_string(),
+    };
+    let refused = served.client.take_checkpoint(take(target.path())).await.expect_err("it does not run yet");
+    assert!(refused.message().contains("RUNNING"), "{}", refused.message());
+    let deploy = worker.run_alone().await;
+    served.until_state(&id, JobState::Running, nothing).await;
+    let unnamed = served.client.take_checkpoint(take(Path::new(""))).await.expect_err("no directory");
+    assert!(unnamed.message().contains("savepoint-dir"), "{}", unnamed.message());
+    let mut client = served.client.clone();
+    let request = take(target.path());
+    let taking = tokio::spawn(async move { client.take_checkpoint(request).await });
+    let trigger = worker.trigger().await;
+    let name = trigger.savepoint_directory.rsplit('/').next().expect("a name").to_owned();
+    assert!(name.starts_with(&format!("savepoint-{}-", &id[..6])) && name.len() == 29, "{name}");
+    worker.acknowledge(&deploy, trigger.checkpoint_id).await;
+    let taken = taking.await.expect("no panic").expect("taken").into_inner();
+    assert_eq!((taken.checkpoint_id, &taken.path), (1, &trigger.savepoint_directory));
+    assert_eq!(manifests(target.path()).len(), 1);
+    // It commits nothing of the job's own: the output travels with the next checkpoint.
+    interval(&served);
+    assert_eq!(worker.checkpoint(&deploy).await, 2);
+    // Another job, at another parallelism, from the savepoint: its output first, then its places.
+    let request = v1::SubmitJobRequest {
+        job: Some(job(1, 2)),
+        restore_path: target.path().join(&name).display().to_string(),
+        allow_non_restored_state: false,
+    };
+    let answer = served.client.submit_job(request.clone()).await.expect("an answer").into_inner();
+    assert_eq!(answer.problems, []);
+    let publish = worker.publish().await;
+    assert_eq!((publish.checkpoint_id, parts(&publish)), (1, vec!["0-1".to_owned()]));
+    worker.answer(&publish, None).await;
+    let restored = worker.deploy().await;
+    assert_eq!(positions(&restored), [(0, Some(1)), (1, Some(1))]);
+    assert_eq!(restored.restores[0].store, taken.path);
+    let incarnation = |deploy: &v1::Deploy| deploy.checkpoints.clone().expect("a store").incarnation;
+    assert_ne!(incarnation(&restored), incarnation(&deploy));
+    // A job that does not fit, and a path that leads nowhere, are refused with reasons.
+    let mut other = job(1, 2);
+    other.operators[0].uid = "other".to_owned();
+    other.operators[1].inputs = vec!["other".to_owned()];
+    let submit = v1::SubmitJobRequest { job: Some(other), ..request.clone() };
+    let problems = served.client.submit_job(submit.clone()).await.expect("an answer").into_inner().problems;
+    assert_eq!(problems.iter().map(|problem| problem.operator.as_str()).collect::<Vec<_>>(), ["in"]);
+    let nowhere = v1::SubmitJobRequest { restore_path: "/nowhere".to_owned(), ..request };
+    let problems = served.client.submit_job(nowhere).await.expect("an answer").into_inner().problems;
+    assert!(problems[0].reason.contains("[checkpoint-not-found]"), "{}", problems[0].reason);
+    served.kill();
+}
+
+#[tokio::test]
+async fn stop_with_savepoint_ends_the_job_and_answers_with_the_path() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let target = tempfile::tempdir().expect("a directory for savepoints");
+    let mut served = Served::start(dir.path()).await;
+    let mut worker = FakeWorker::attach(&served, "a", 1).await;
+    let savepoints = target.path().display().to_string();
+    let id = served.submit(job_with(1, 1, &[("execution.checkpointing.savepoint-dir", &savepoints)])).await;
+    let deploy = worker.run_alone().await;
+    served.until_state(&id, JobState::Running, nothing).await;
+    let stop =
+        |drain| v1::StopJobRequest { job_id: id.clone(), drain, savepoint: true, ..v1::StopJobRequest::default() };
+    // One that fails leaves the job running, from its last checkpoint, as if nobody had asked.
+    let (mut client, request) = (served.client.clone(), stop(false));
+    let stopping = tokio::spawn(async move { client.stop_job(request).await });
+    let trigger = worker.trigger().await;
+    assert_eq!(trigger.after_barrier(), v1::AfterBarrier::Stop);
+    let declined = v1::CheckpointDeclined {
+        token: trigger.token.clone(),
+        task: Some(deploy.tasks[0]),
+        checkpoint_id: trigger.checkpoint_id,
+        failure: Some(failure("checkpoint-store-full", "external")),
+    };
+    worker.send(Report::CheckpointDeclined(declined)).await;
+    let refused = stopping.await.expect("no panic").expect_err("no savepoint, no stop");
+    assert!(refused.message().contains("checkpoint-store-full happened"), "{}", refused.message());
+    assert_eq!(worker.aborted().await, 1);
+    worker.cancel().await;
+    worker.report_all(&deploy, TaskState::Canceled).await;
+    let deploy = worker.run_alone().await;
+    served.until_state(&id, JobState::Running, nothing).await;
+    assert_eq!(served.details(&id).await.restart_count, 0);
+    // One that succeeds.
+    let (mut client, request) = (served.client.clone(), stop(true));
+    let stopping = tokio::spawn(async move { client.stop_job(request).await });
+    let trigger = worker.trigger().await;
+    assert_eq!(trigger.after_barrier(), v1::AfterBarrier::Drain);
+    worker.acknowledge(&deploy, trigger.checkpoint_id).await;
+    worker.report(finished(&deploy, &deploy.tasks[0], 1)).await;
+    let publish = worker.publish().await;
+    assert_eq!(publish.checkpoint_id, 0, "the end commits what the savepoint did not");
+    worker.answer(&publish, None).await;
+    let path = stopping.await.expect("no panic").expect("stopped").into_inner().savepoint_path;
+    assert_eq!(path, trigger.savepoint_directory);
+    served.until_state(&id, JobState::Finished, nothing).await;
+    assert_eq!(manifests(target.path()).len(), 1, "a savepoint outlives its job");
+    served.ended().await;
+}
+
+#[tokio::test]
+async fn rescale_goes_on_from_a_checkpoint_of_its_own() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut served = Served::start(dir.path()).await;
+    let mut worker = FakeWorker::attach(&served, "a", 2).await;
+    let id = served.submit(job(1, 3)).await;
+    let deploy = worker.run_alone().await;
+    served.until_state(&id, JobState::Running, nothing).await;
+    let rescale = |parallelism| v1::RescaleJobRequest { job_id: id.clone(), parallelism };
+    let refused = served.client.rescale_job(rescale(3)).await.expect_err("there are two slots");
+    assert!(refused.message().contains("needs 3 slots, 2 are free"), "{}", refused.message());
+    let (mut client, request) = (served.client.clone(), rescale(2));
+    let rescaling = tokio::spawn(async move { client.rescale_job(request).await });
+    assert_eq!(worker.trigger().await.checkpoint_id, 1);
+    worker.acknowledge(&deploy, 1).await;
+    let publish = worker.publish().await;
+    worker.cancel().await;
+    served.clock.advance(Duration::from_millis(40));
+    // The publication was on its way when the tasks were stopped: it counts all the same.
+    worker.answer(&publish, None).await;
+    assert_eq!(worker.completed().await, 1);
+    worker.report_all(&deploy, TaskState::Canceled).await;
+    let again = worker.run_alone().await;
+    assert_eq!((again.tasks.len(), again.restores.len()), (2, 2));
+    assert_eq!(positions(&again), [(0, Some(1)), (1, Some(1)), (2, Some(1))]);
+    let rescaled = rescaling.await.expect("no panic").expect("rescaled").into_inner();
+    assert_eq!((rescaled.checkpoint_id, rescaled.pause_ms), (1, 40));
+    let details = served.details(&id).await;
+    assert_eq!((details.vertices[0].parallelism, details.restart_count), (2, 0));
+    assert_eq!(details.config["parallelism.default"], "2");
+    served.kill();
+    // The next coordinator knows the new parallelism.
+    let mut served = Served::start(dir.path()).await;
+    served.until_state(&id, JobState::Restarting, nothing).await;
+    assert_eq!(served.details(&id).await.vertices[0].parallelism, 2);
+    served.kill();
 }

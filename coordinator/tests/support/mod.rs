@@ -191,6 +191,11 @@ impl Served {
         panic!("job is {:?} and does not become {state:?}", self.state(job).await);
     }
 
+    /// Asks a question that anyone may ask at any time.
+    pub async fn list(&mut self) -> Vec<v1::JobSummary> {
+        self.client.list_jobs(v1::ListJobsRequest {}).await.expect("an answer").into_inner().jobs
+    }
+
     /// Asks until the job's details are as wanted; `meanwhile` is done between two questions.
     pub async fn until(
         &mut self,

@@ -47,8 +47,14 @@ pub enum Command {
     Info(JobOptions),
     /// End a job now; nothing more is published.
     Cancel(JobOptions),
-    /// End the sources of a job; what is under way is processed and published.
+    /// End the sources of a job, with a savepoint; what is under way is processed and published.
     Stop(StopOptions),
+    /// Take a savepoint: a checkpoint that is yours, from which the job or another one can start.
+    Savepoint(SavepointOptions),
+    /// Take a checkpoint now.
+    Checkpoint(JobOptions),
+    /// Run a job at another parallelism, from a checkpoint that is taken now.
+    Rescale(RescaleOptions),
     /// Check the form of a job file without a cluster.
     Validate(JobFile),
     /// Run a cluster in this process; or one job in it, to its end.
@@ -96,6 +102,9 @@ pub struct RunOptions {
     /// Which job.
     #[command(flatten)]
     pub job: JobFile,
+    /// What it begins with.
+    #[command(flatten)]
+    pub restore: RestoreOptions,
     /// Submit only; do not wait for the end.
     #[arg(short = 'd', long, conflicts_with = "summary")]
     pub detached: bool,
@@ -104,7 +113,18 @@ pub struct RunOptions {
     pub summary: Option<PathBuf>,
 }
 
-/// Arguments of `weir info` and `weir cancel`.
+/// What a job begins with.
+#[derive(Args, Clone, Debug, Default)]
+pub struct RestoreOptions {
+    /// Start from this savepoint or checkpoint: its directory, as a path or URL.
+    #[arg(short = 's', long = "fromSavepoint", value_name = "PATH")]
+    pub from_savepoint: Option<String>,
+    /// Leave out state that no operator of the job takes (an operator was removed).
+    #[arg(short = 'n', long = "allowNonRestoredState", requires = "from_savepoint")]
+    pub allow_non_restored_state: bool,
+}
+
+/// Arguments of `weir info`, `weir cancel` and `weir checkpoint`.
 #[derive(Args, Debug)]
 pub struct JobOptions {
     /// Which cluster.
@@ -123,6 +143,31 @@ pub struct StopOptions {
     /// Fire open windows, as if all input had come.
     #[arg(long)]
     pub drain: bool,
+    /// Where the savepoint is made: a directory or URL. Default: execution.checkpointing.savepoint-dir of the job; without
+    /// either, the job is stopped without a savepoint.
+    #[arg(short = 'p', long = "savepointPath", value_name = "DIR")]
+    pub savepoint_path: Option<String>,
+}
+
+/// Arguments of `weir savepoint`.
+#[derive(Args, Debug)]
+pub struct SavepointOptions {
+    /// Which job.
+    #[command(flatten)]
+    pub job: JobOptions,
+    /// Where it is made: a directory or URL. Default: execution.checkpointing.savepoint-dir of the job.
+    pub directory: Option<String>,
+}
+
+/// Arguments of `weir rescale`.
+#[derive(Args, Debug)]
+pub struct RescaleOptions {
+    /// Which job.
+    #[command(flatten)]
+    pub job: JobOptions,
+    /// Subtasks of each operator that sets no parallelism.
+    #[arg(short = 'p', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(PARALLELISM_MAX)))]
+    pub parallelism: u32,
 }
 
 /// Arguments of `weir local`.
@@ -170,6 +215,9 @@ pub struct LocalRunOptions {
     /// Write the job's final counters to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     pub summary: Option<PathBuf>,
+    /// What it begins with.
+    #[command(flatten)]
+    pub restore: RestoreOptions,
     /// Where /metrics and /healthz are served meanwhile; nowhere by default.
     #[arg(long, value_name = "HOST:PORT")]
     pub http: Option<SocketAddr>,
@@ -242,8 +290,30 @@ mod tests {
     }
 
     #[test]
+    fn savepoints_have_flinks_flags() {
+        let read = |line: &str| Arguments::try_parse_from(line.split(' ')).expect("right").command;
+        let Command::Run(run) = read("weir run -s /sp/savepoint-1 -n -d q.yaml") else { panic!("run") };
+        assert_eq!(run.restore.from_savepoint.as_deref(), Some("/sp/savepoint-1"));
+        assert!(run.restore.allow_non_restored_state && run.detached);
+        let Command::Stop(stop) = read("weir stop --savepointPath s3://b/sp --drain abc") else { panic!("stop") };
+        assert_eq!((stop.savepoint_path.as_deref(), stop.drain), (Some("s3://b/sp"), true));
+        let Command::Savepoint(savepoint) = read("weir savepoint abc /sp") else { panic!("savepoint") };
+        assert_eq!(savepoint.directory.as_deref(), Some("/sp"));
+        let Command::Rescale(rescale) = read("weir rescale abc -p 4") else { panic!("rescale") };
+        assert_eq!(rescale.parallelism, 4);
+    }
+
+    #[test]
     fn wrong_values_are_refused() {
-        for line in ["weir run q.yaml -p 0", "weir run q.yaml -D x", "weir worker --slots 0", "weir info"] {
+        for line in [
+            "weir rescale abc",
+            "weir rescale abc -p 0",
+            "weir run -n q.yaml",
+            "weir run q.yaml -p 0",
+            "weir run q.yaml -D x",
+            "weir worker --slots 0",
+            "weir info",
+        ] {
             assert!(Arguments::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
     }

@@ -7,7 +7,7 @@ use tonic::transport::{Channel, Endpoint};
 use weir_proto::v1;
 use weir_proto::v1::job_service_client::JobServiceClient;
 
-use crate::arguments::{JobOptions, StopOptions, Target};
+use crate::arguments::{JobOptions, RescaleOptions, SavepointOptions, StopOptions, Target};
 use crate::output::line;
 use crate::report;
 
@@ -97,13 +97,79 @@ pub async fn cancel(options: &JobOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `weir stop`.
+/// The key that says where a job's savepoints are made.
+const SAVEPOINT_DIR: &str = "execution.checkpointing.savepoint-dir";
+
+/// `weir stop`: with a savepoint, as in Flink, unless neither the command nor the job says where.
 pub async fn stop(options: &StopOptions) -> anyhow::Result<()> {
     let (mut client, job_id) = open(&options.job).await?;
-    let request = v1::StopJobRequest { job_id: job_id.clone(), drain: options.drain, ..v1::StopJobRequest::default() };
-    client.stop_job(request).await.map_err(|status| refused(&status))?;
-    line(&format!("Stopping job {job_id}."));
+    let request = v1::GetJobRequest { job_id: job_id.clone() };
+    let details = client.get_job(request).await.map_err(|status| refused(&status))?.into_inner();
+    let has_own = details.config.get(SAVEPOINT_DIR).is_some_and(|directory| !directory.is_empty());
+    let savepoint_directory = options.savepoint_path.as_deref().map(place).transpose()?.unwrap_or_default();
+    let savepoint = has_own || !savepoint_directory.is_empty();
+    let request = v1::StopJobRequest { job_id: job_id.clone(), drain: options.drain, savepoint, savepoint_directory };
+    if !savepoint {
+        client.stop_job(request).await.map_err(|status| refused(&status))?;
+        line(&format!(
+            "Stopping job {job_id} without a savepoint: --savepointPath or {SAVEPOINT_DIR} says where one goes."
+        ));
+        return Ok(());
+    }
+    line(&format!("Suspending job \"{job_id}\" with a savepoint."));
+    let answer = client.stop_job(request).await.map_err(|status| refused(&status))?.into_inner();
+    line(&format!("Savepoint completed. Path: {}", answer.savepoint_path));
     Ok(())
+}
+
+/// `weir savepoint`.
+pub async fn savepoint(options: &SavepointOptions) -> anyhow::Result<()> {
+    let (mut client, job_id) = open(&options.job).await?;
+    let directory = options.directory.as_deref().map(place).transpose()?.unwrap_or_default();
+    line(&format!("Triggering savepoint for job {job_id}."));
+    line("Waiting for response...");
+    let request = v1::TakeCheckpointRequest { job_id, savepoint: true, directory };
+    let taken = client.take_checkpoint(request).await.map_err(|status| refused(&status))?.into_inner();
+    line(&format!("Savepoint completed. Path: {}", taken.path));
+    line("You can resume your program from this savepoint with the run command.");
+    Ok(())
+}
+
+/// `weir checkpoint`.
+pub async fn checkpoint(options: &JobOptions) -> anyhow::Result<()> {
+    let (mut client, job_id) = open(options).await?;
+    line(&format!("Triggering checkpoint for job {job_id}."));
+    line("Waiting for response...");
+    let request = v1::TakeCheckpointRequest { job_id: job_id.clone(), ..v1::TakeCheckpointRequest::default() };
+    let taken = client.take_checkpoint(request).await.map_err(|status| refused(&status))?.into_inner();
+    line(&format!("Checkpoint {} for job {job_id} completed. Path: {}", taken.checkpoint_id, taken.path));
+    line("You can resume your program from this checkpoint with the run command.");
+    Ok(())
+}
+
+/// `weir rescale`.
+pub async fn rescale(options: &RescaleOptions) -> anyhow::Result<()> {
+    let (mut client, job_id) = open(&options.job).await?;
+    let parallelism = options.parallelism;
+    line(&format!("Rescaling job {job_id} to parallelism {parallelism}."));
+    let request = v1::RescaleJobRequest { job_id, parallelism };
+    let rescaled = client.rescale_job(request).await.map_err(|status| refused(&status))?.into_inner();
+    line(&format!(
+        "Rescaled from checkpoint {}; nothing was processed for {}.",
+        rescaled.checkpoint_id,
+        crate::output::duration_ms(rescaled.pause_ms)
+    ));
+    Ok(())
+}
+
+/// A directory as the coordinator understands it, whose working directory may be another.
+///
+/// **Errors**: a relative path without a working directory.
+pub fn place(directory: &str) -> anyhow::Result<String> {
+    if directory.contains("://") || directory.starts_with("file:") {
+        return Ok(directory.to_owned());
+    }
+    Ok(std::path::absolute(directory)?.display().to_string())
 }
 
 async fn open(options: &JobOptions) -> anyhow::Result<(Client, String)> {

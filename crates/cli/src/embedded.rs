@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use weir_coordinator::{Coordinator, CoordinatorConfig, MetricsRender};
+use weir_coordinator::{AtShutdown, Coordinator, CoordinatorConfig, MetricsRender};
 use weir_core::Clock;
 use weir_operator_api::SystemClock;
 use weir_proto::v1;
@@ -38,10 +38,12 @@ pub struct ClusterOptions {
     pub data_dir: PathBuf,
     /// Renders the metrics of the process.
     pub metrics_render: Option<MetricsRender>,
+    /// What becomes of its jobs when it is stopped.
+    pub at_shutdown: AtShutdown,
 }
 
 impl ClusterOptions {
-    /// A free port on loopback, no HTTP, a slot per core.
+    /// A free port on loopback, no HTTP, a slot per core; its jobs end with it.
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
         ClusterOptions {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -49,6 +51,7 @@ impl ClusterOptions {
             slots: core_count(),
             data_dir: data_dir.into(),
             metrics_render: None,
+            at_shutdown: AtShutdown::Cancel,
         }
     }
 }
@@ -117,6 +120,7 @@ impl Cluster {
         let mut config = CoordinatorConfig::new(options.listen, options.data_dir.join("coordinator"));
         config.http = options.http;
         config.metrics_render = options.metrics_render;
+        config.at_shutdown = options.at_shutdown;
         let bound = Coordinator::bind(config, registry.clone(), Arc::clone(&clock)).await?;
         let (address, http_address) = (bound.local_addr(), bound.http_addr());
         let (shutdown_coordinator, shutdown_worker) = (CancellationToken::new(), CancellationToken::new());

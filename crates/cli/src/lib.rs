@@ -54,6 +54,9 @@ async fn execute(command: Command) -> anyhow::Result<()> {
         Command::Info(options) => client::info(&options).await,
         Command::Cancel(options) => client::cancel(&options).await,
         Command::Stop(options) => client::stop(&options).await,
+        Command::Savepoint(options) => client::savepoint(&options).await,
+        Command::Checkpoint(options) => client::checkpoint(&options).await,
+        Command::Rescale(options) => client::rescale(&options).await,
         Command::Validate(options) => job_file::validate(&options),
     }
 }

@@ -76,6 +76,15 @@ pub fn duration_ms(millis: u64) -> String {
     }
 }
 
+/// How long something short took: `840 us`, `12.3 ms`, then as [`duration_ms`].
+pub fn duration_us(micros: u64) -> String {
+    match micros {
+        0..1_000 => format!("{micros} us"),
+        1_000..1_000_000 => format!("{:.1} ms", micros as f64 / 1e3),
+        _ => duration_ms(micros / 1000),
+    }
+}
+
 /// A wall time: `2026-01-31 23:59:59`, UTC.
 pub fn wall_ms(unix_ms: i64) -> String {
     let time = DateTime::from_timestamp_millis(unix_ms);
@@ -109,6 +118,7 @@ mod tests {
             [420, 12_340, 187_000, 7_500_000].map(duration_ms),
             ["0.42 s", "12.3 s", "3 min 07 s", "2 h 05 min"]
         );
+        assert_eq!([840, 12_340, 2_500_000].map(duration_us), ["840 us", "12.3 ms", "2.50 s"]);
     }
 
     #[test]

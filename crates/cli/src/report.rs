@@ -2,7 +2,7 @@
 
 use weir_proto::v1;
 
-use crate::output::{bytes, duration_ms, number, wall_ms, watermark_us};
+use crate::output::{bytes, duration_ms, duration_us, number, wall_ms, watermark_us};
 use crate::table::{Align, Table};
 
 /// Flink's name of a state: `RUNNING`.
@@ -11,9 +11,10 @@ pub fn state_name(state: v1::JobState) -> &'static str {
     name.strip_prefix("JOB_STATE_").unwrap_or(name)
 }
 
-/// Whether a job in this state has ended for good.
+/// Whether nothing more comes of a job in this state, as long as its coordinator lives.
 pub fn is_terminal(state: v1::JobState) -> bool {
-    matches!(state, v1::JobState::Failed | v1::JobState::Canceled | v1::JobState::Finished)
+    use v1::JobState::{Canceled, Failed, Finished, Suspended};
+    matches!(state, Failed | Canceled | Finished | Suspended)
 }
 
 /// All jobs: those that live and those that have ended, newest first.
@@ -59,12 +60,76 @@ pub fn info(job: &v1::JobDetails) -> String {
         totals.sort();
         text += &format!("Sink       {} ({}): {}\n", report.operator, report.kind, totals.join(", "));
     }
+    text += &restarts(job);
     if let Some(failure) = &job.failure {
         text.push('\n');
         text += &self::failure(failure);
     }
+    if let Some(overview) = &job.checkpoints {
+        text += &checkpoints(overview);
+    }
     text.push('\n');
     text + &operators(&job.vertices)
+}
+
+/// How often the job restarted, why the last time, and what it went on from; empty when it runs as submitted.
+fn restarts(job: &v1::JobDetails) -> String {
+    let mut text = String::new();
+    if job.restart_count > 0 {
+        text += &format!("Restarts   {}", job.restart_count);
+        if let Some(cause) = &job.last_restart_cause {
+            let when = wall_ms(cause.failed_at_unix_ms);
+            text += &format!(", the last after {} at {when} UTC: {}", cause.code, cause.chain.join(": "));
+        }
+        text.push('\n');
+    }
+    if job.restored_checkpoint_id > 0 {
+        text += &format!("Restored   from checkpoint {}\n", job.restored_checkpoint_id);
+    }
+    text
+}
+
+/// The last checkpoints with their phases; empty when there was none.
+fn checkpoints(overview: &v1::CheckpointOverview) -> String {
+    if overview.latest.is_empty() && overview.completed_count + overview.failed_count == 0 {
+        return String::new();
+    }
+    use Align::{Left, Right};
+    let mut table = Table::new(&[
+        ("Checkpoint", Right),
+        ("Kind", Left),
+        ("Status", Left),
+        ("Triggered", Left),
+        ("Duration", Right),
+        ("Trigger", Right),
+        ("Alignment", Right),
+        ("Freeze", Right),
+        ("Write", Right),
+        ("Upload", Right),
+        ("Commit", Right),
+        ("Size", Right),
+        ("New", Right),
+    ]);
+    let mut remarks = String::new();
+    for one in &overview.latest {
+        let status = one.status().as_str_name().trim_start_matches("CHECKPOINT_STATUS_").to_owned();
+        let kind = if one.is_savepoint { "savepoint" } else { "checkpoint" };
+        let mut row = vec![one.checkpoint_id.to_string(), kind.to_owned(), status, wall_ms(one.triggered_at_unix_ms)];
+        let phases = [one.start_delay_us, one.alignment_us, one.freeze_us, one.write_us, one.upload_us, one.commit_us];
+        row.push(duration_us(one.duration_us));
+        row.extend(phases.map(duration_us));
+        row.extend([one.bytes, one.new_bytes].map(bytes));
+        table.row(row);
+        if !one.failure.is_empty() {
+            remarks += &format!("  {} failed, {}: {}\n", one.checkpoint_id, one.failure_code, one.failure);
+        } else if one.is_savepoint && !one.path.is_empty() {
+            remarks += &format!("  {} is at {}\n", one.checkpoint_id, one.path);
+        }
+    }
+    let counts = format!("{} completed, {} failed", number(overview.completed_count), number(overview.failed_count));
+    let newest = overview.latest.iter().find(|one| !one.path.is_empty());
+    let newest = newest.map_or_else(String::new, |one| format!("; the newest at {}", one.path));
+    format!("\nCheckpoints {counts}{newest}\n{}{remarks}", table.text())
 }
 
 /// From acceptance to end, once it has ended.
@@ -196,12 +261,46 @@ mod tests {
             failed_at_unix_ms: 2_000,
             ..Default::default()
         };
+        let completed = v1::CheckpointDetails {
+            checkpoint_id: 7,
+            status: v1::CheckpointStatus::Completed.into(),
+            triggered_at_unix_ms: 3_000,
+            duration_us: 12_300,
+            start_delay_us: 400,
+            freeze_us: 1_500,
+            upload_us: 6_000,
+            commit_us: 3_000,
+            bytes: 5_000,
+            new_bytes: 400,
+            path: "file:///chk/j/i/chk-7".into(),
+            ..Default::default()
+        };
+        let failed = v1::CheckpointDetails {
+            checkpoint_id: 8,
+            status: v1::CheckpointStatus::Failed.into(),
+            triggered_at_unix_ms: 13_000,
+            duration_us: 2_500_000,
+            failure_code: "checkpoint-store-full".into(),
+            failure: "operator 'out' of subtask 0 of 'out' could not write its part: no space left".into(),
+            ..Default::default()
+        };
+        let checkpoints =
+            v1::CheckpointOverview { completed_count: 7, failed_count: 1, latest: vec![failed, completed] };
         let job = v1::JobDetails {
             summary: Some(summary(v1::JobState::Failed, 13_500)),
             vertices: vec![running, silent],
             failure: Some(failure),
             bad_records: 2,
             source_records: 1_234,
+            checkpoints: Some(checkpoints),
+            restart_count: 2,
+            restored_checkpoint_id: 6,
+            last_restart_cause: Some(v1::Failure {
+                code: "worker-lost".into(),
+                chain: vec!["worker w1 was lost: it gave no sign of life".into()],
+                failed_at_unix_ms: 1_500,
+                ..Default::default()
+            }),
             ..Default::default()
         };
         expect![[r#"
@@ -210,11 +309,19 @@ mod tests {
             State      FAILED, submitted 1970-01-01 00:00:01 UTC, ran 12.5 s
             Tasks      1 of 2 running
             Records    1,234 from the sources, 0 late, 2 bad
+            Restarts   2, the last after worker-lost at 1970-01-01 00:00:01 UTC: worker w1 was lost: it gave no sign of life
+            Restored   from checkpoint 6
 
             Failure    sink-io in operator 'out', subtask 0 of 'out', worker w1, 1970-01-01 00:00:02 UTC
                          cannot write 'out.csv'
                          caused by: no space left
                          whose fault: external; what to do: docs/errors/sink-io.md
+
+            Checkpoints 7 completed, 1 failed; the newest at file:///chk/j/i/chk-7
+            Checkpoint  Kind        Status     Triggered            Duration  Trigger  Alignment  Freeze  Write  Upload  Commit    Size    New
+                     8  checkpoint  FAILED     1970-01-01 00:00:13    2.50 s     0 us       0 us    0 us   0 us    0 us    0 us     0 B    0 B
+                     7  checkpoint  COMPLETED  1970-01-01 00:00:03   12.3 ms   400 us       0 us  1.5 ms   0 us  6.0 ms  3.0 ms  5.0 kB  400 B
+              8 failed, checkpoint-store-full: operator 'out' of subtask 0 of 'out' could not write its part: no space left
 
             Vertex  Operator  Kind         Tasks  Records in  Records out  Bytes in  Bytes out  Late  Bad  Watermark  Busy  Idle  Backpressured
                  0  reports   file_source      2           0        1,234       0 B     5.0 kB     0    2  -          75 %  25 %            0 %

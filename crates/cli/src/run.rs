@@ -11,7 +11,7 @@ use weir_operator_api::SystemClock;
 use weir_proto::convert::{job_to_proto, problem_from_proto};
 use weir_proto::v1;
 
-use crate::arguments::{LocalRunOptions, RunOptions};
+use crate::arguments::{LocalRunOptions, RestoreOptions, RunOptions};
 use crate::client::{self, Client};
 use crate::embedded::{Cluster, ClusterOptions};
 use crate::job_file;
@@ -36,7 +36,7 @@ enum OnSignal {
 pub async fn remote(options: RunOptions) -> anyhow::Result<()> {
     let job = job_file::read(&options.job)?;
     let mut client = client::connect(&options.target.coordinator).await?;
-    let job_id = submit(&mut client, &job).await?;
+    let job_id = submit(&mut client, &job, &options.restore).await?;
     line(&format!("Job has been submitted with JobID {job_id}"));
     if options.detached {
         return Ok(());
@@ -59,7 +59,7 @@ pub async fn local(options: LocalRunOptions) -> anyhow::Result<()> {
     let mut cluster = Cluster::start(cluster_options).await?;
     let client = cluster.client().await?;
     let ended = tokio::select! {
-        ended = run_in(client, &job, signals) => ended,
+        ended = run_in(client, &job, &options.restore, signals) => ended,
         error = cluster.broken() => Err(error),
     };
     let stopped = cluster.stop().await;
@@ -67,8 +67,13 @@ pub async fn local(options: LocalRunOptions) -> anyhow::Result<()> {
     stopped
 }
 
-async fn run_in(mut client: Client, job: &SubmittedJob, signals: Signals) -> anyhow::Result<v1::JobDetails> {
-    let job_id = submit(&mut client, job).await?;
+async fn run_in(
+    mut client: Client,
+    job: &SubmittedJob,
+    restore: &RestoreOptions,
+    signals: Signals,
+) -> anyhow::Result<v1::JobDetails> {
+    let job_id = submit(&mut client, job, restore).await?;
     tracing::info!(job = job_id, "job has been submitted");
     follow(&mut client, &job_id, signals, OnSignal::Cancel).await
 }
@@ -76,8 +81,12 @@ async fn run_in(mut client: Client, job: &SubmittedJob, signals: Signals) -> any
 /// Submits a job; its id.
 ///
 /// **Errors**: [`Refused`] with everything that is wrong with it.
-pub async fn submit(client: &mut Client, job: &SubmittedJob) -> anyhow::Result<String> {
-    let request = v1::SubmitJobRequest { job: Some(job_to_proto(job)), ..v1::SubmitJobRequest::default() };
+pub async fn submit(client: &mut Client, job: &SubmittedJob, restore: &RestoreOptions) -> anyhow::Result<String> {
+    let request = v1::SubmitJobRequest {
+        job: Some(job_to_proto(job)),
+        restore_path: restore.from_savepoint.as_deref().map(client::place).transpose()?.unwrap_or_default(),
+        allow_non_restored_state: restore.allow_non_restored_state,
+    };
     let answer = client.submit_job(request).await.map_err(|status| client::refused(&status))?.into_inner();
     if !answer.problems.is_empty() {
         let problems = answer.problems.into_iter().map(problem_from_proto).collect();
@@ -148,6 +157,9 @@ fn conclude(job: &v1::JobDetails, summary_file: Option<&Path>) -> anyhow::Result
     }
     if let Some(cause) = &job.failure {
         eprint!("{}", failure(cause));
+    }
+    if job_summary.state() == v1::JobState::Suspended {
+        bail!("job '{}' is SUSPENDED: it goes on when its coordinator is started again", job_summary.name);
     }
     bail!("job '{}' is {}", job_summary.name, crate::report::state_name(job_summary.state()))
 }

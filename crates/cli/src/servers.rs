@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
-use weir_coordinator::{Coordinator, CoordinatorConfig, MetricsRender};
+use weir_coordinator::{AtShutdown, Coordinator, CoordinatorConfig, MetricsRender};
 use weir_core::Clock;
 use weir_operator_api::SystemClock;
 use weir_worker::WorkerConfig;
@@ -77,6 +77,7 @@ pub async fn local(options: LocalOptions) -> anyhow::Result<()> {
     cluster_options.listen = options.listen;
     cluster_options.http = Some(options.http);
     cluster_options.slots = options.slots;
+    cluster_options.at_shutdown = AtShutdown::Suspend;
     cluster_options.metrics_render = Some(metrics_render());
     let mut cluster = Cluster::start(cluster_options).await?;
     let http = cluster.http_address.map_or_else(String::new, |http| format!(" (metrics at http://{http}/metrics)"));
