@@ -83,20 +83,22 @@ fn stop_with_drain_publishes_what_was_read() {
 }
 
 #[test]
-fn killed_worker_fails_its_jobs_with_cause_and_place() {
+fn killed_worker_restarts_its_jobs_with_cause_and_place() {
     let mut cluster = Cluster::start(2, 1);
     let job = endless();
     let id = cluster.submit(&[&job.file, "-p", "2"], &[("output", &job.output), ("restart-strategy.type", "none")]);
     cluster.wait_for(&id, "RUNNING");
     cluster.workers[1].signal(Signal::SIGKILL);
-    let info = cluster.wait_for(&id, "FAILED");
-    assert!(info.contains("worker"), "{info}");
+    let info = cluster.wait_for(&id, "RESTARTING");
+    assert!(info.contains("worker-lost") && info.contains("Restarts   1"), "{info}");
     // The slots of the surviving worker are free again: a job that fits runs.
     let again = endless();
     let next = again.submit(&cluster, "1");
     cluster.wait_for(&next, "RUNNING");
     succeed(cluster.client(&["cancel", &next]));
     cluster.wait_for(&next, "CANCELED");
+    cluster.add_worker(1);
+    cluster.wait_for(&id, "RUNNING");
     cluster.workers[0].signal(Signal::SIGTERM);
     assert!(cluster.workers[0].wait(), "SIGTERM ends a worker in order");
     cluster.coordinator.signal(Signal::SIGTERM);

@@ -8,30 +8,27 @@
 //! output will be published. A savepoint ends after `storing`: it is the user's, and commits nothing of the job's own.
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use weir_checkpoint::retention::{CompletedCheckpoint, Owner, to_drop};
+use weir_checkpoint::retention::CompletedCheckpoint;
 use weir_checkpoint::{
     CheckpointError, CheckpointKind, CheckpointStore, Manifest, ObjectRef, TaskState as KeptState, layout,
     write_manifest,
 };
 use weir_core::error::report;
 use weir_core::{CheckpointId, ErrorDomain, WorkerId};
-use weir_graph::config::CheckpointRetention;
 use weir_proto::v1;
 
 use super::failure;
 use super::lifecycle::{Event, Stage};
 use super::master::{Master, Note, Signal};
-use super::orders::{Answer, Manual, Rescaled, Rescaling, Stopping, Taken};
-use super::state::{JobState, TaskKey};
-use super::submit::{PreparedJob, RestorePoint, plan};
+use super::orders::{Manual, Rescaling, Stopping, Taken};
+use super::state::TaskKey;
+use super::submit::RestorePoint;
 use crate::checkpoint::complete::{Heading, committables, forget_committed, manifest};
 use crate::checkpoint::failure::{CheckpointFailure, task_name};
 use crate::checkpoint::pending::{Answer as PendingAnswer, Pending, Step};
-use crate::checkpoint::retention::{Known, delete_all, delete_dropped, ids};
 use crate::checkpoint::trigger::Begin;
 use crate::meta::{CompletedPointer, IDS_RESERVED};
 use crate::recovery::plan::Unclaimed;
@@ -41,8 +38,6 @@ use crate::worker_link::Drain;
 const OWING_NAMED_MAX: usize = 3;
 /// Pause after a write of the metadata that failed.
 const LEDGER_PAUSE: Duration = Duration::from_secs(1);
-/// Longest time the deletion of checkpoints may hold up the end of a job.
-const DELETE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where a checkpoint stands.
 #[derive(Debug)]
@@ -494,70 +489,6 @@ impl Master {
         }
     }
 
-    /// A user asks for something that needs a checkpoint.
-    pub(super) fn ask(&mut self, manual: Manual) {
-        if self.lifecycle.stage() != Stage::Running || self.stopping.is_some() {
-            let state = self.lifecycle.state().name();
-            return manual.refuse(&format!("the job is {state}: only a RUNNING job whose tasks have all started can"));
-        }
-        if let Err(manual) = self.trigger.ask(manual) {
-            manual.refuse("too many checkpoints are waiting already");
-        }
-    }
-
-    pub(super) fn ask_savepoint(&mut self, directory: Option<String>, answer: Answer<Taken>) {
-        match self.savepoint_directory(directory) {
-            Ok(directory) => self.ask(Manual::Savepoint(directory, answer)),
-            Err(why) => drop(answer.send(Err(why))),
-        }
-    }
-
-    pub(super) fn ask_stop(&mut self, directory: Option<String>, drain: Drain, answer: Answer<String>) {
-        match self.savepoint_directory(directory) {
-            Ok(directory) => self.ask(Manual::Stop(directory, drain, answer)),
-            Err(why) => drop(answer.send(Err(why))),
-        }
-    }
-
-    fn savepoint_directory(&self, directory: Option<String>) -> Result<String, String> {
-        let own = || self.job.plan.options.checkpoints.savepoint_dir.clone();
-        directory
-            .filter(|directory| !directory.is_empty())
-            .or_else(own)
-            .ok_or_else(|| "no directory: name one, or set execution.checkpointing.savepoint-dir in the job".to_owned())
-    }
-
-    /// A user wants another parallelism: plans the job anew, which takes a while.
-    pub(super) fn replan(&mut self, parallelism: u32, answer: Answer<Rescaled>) {
-        let mut graph = self.job.graph.clone();
-        graph.config.insert("parallelism.default".to_owned(), parallelism.to_string());
-        let around = self.around.clone();
-        self.later(async move { Signal::Replanned(Box::new(plan(graph, &around).await), answer) });
-    }
-
-    pub(super) fn replanned(&mut self, result: Result<PreparedJob, Vec<weir_core::Problem>>, answer: Answer<Rescaled>) {
-        match result {
-            Err(problems) => drop(answer.send(Err(failure::listed(&problems)))),
-            Ok(job) => {
-                let needed = job.plan.slots_needed();
-                let room = self.around.cluster.free_slots() + self.job.plan.slots_needed();
-                if needed > room {
-                    let why = failure::waiting_for(needed, room);
-                    return drop(answer.send(Err(format!("the job {why}: start more workers first"))));
-                }
-                self.ask(Manual::Rescale(Box::new(job), answer));
-            }
-        }
-    }
-
-    /// All tasks run: a rescale is complete.
-    pub(super) fn rescaled(&mut self) {
-        if let Some(rescaling) = self.rescaling.take() {
-            let pause = self.around.clock.monotonic().saturating_sub(rescaling.since);
-            let _ = rescaling.answer.send(Ok(Rescaled { checkpoint_id: rescaling.checkpoint_id, pause }));
-        }
-    }
-
     /// The output of a checkpoint is published.
     pub(super) fn confirmed(&mut self, checkpoint: u64) {
         self.ledger.change(None, |meta| meta.published = meta.published.max(CheckpointId(checkpoint)));
@@ -572,96 +503,6 @@ impl Master {
                 forget_committed(state, *task, &point.manifest);
             }
         }
-    }
-
-    /// Drops what is more than is to be retained; deleted is only what the metadata says, durably, is dropped.
-    fn retain(&mut self) {
-        let meta = self.ledger.next();
-        let completed: Vec<CompletedCheckpoint> = meta
-            .retained
-            .iter()
-            .map(|pointer| CompletedCheckpoint {
-                checkpoint: pointer.checkpoint,
-                kind: CheckpointKind::Checkpoint,
-                manifest: pointer.manifest.clone(),
-                objects: Default::default(),
-            })
-            .collect();
-        let drop = to_drop(&completed, self.job.plan.options.checkpoints.retained_count, &Default::default());
-        if drop.is_empty() {
-            return;
-        }
-        self.ledger.change(Some(Note::Dropped), |meta| {
-            let (dropped, retained) = std::mem::take(&mut meta.retained)
-                .into_iter()
-                .partition::<Vec<_>, _>(|pointer| drop.contains(&pointer.checkpoint));
-            meta.retained = retained;
-            meta.dropped.extend(dropped);
-        });
-        self.write_ledger();
-    }
-
-    fn delete_dropped(&mut self) {
-        let meta = self.ledger.durable();
-        if self.is_deleting || meta.dropped.is_empty() {
-            return;
-        }
-        let known = |pointer: &CompletedPointer| match self.known.get(&pointer.checkpoint) {
-            Some(known) => Known::Read(known.clone()),
-            None => Known::Unread(pointer.clone()),
-        };
-        // What is not yet durable as retained is needed all the same.
-        let mut retained: Vec<Known> = meta.retained.iter().map(known).collect();
-        let more = self.ledger.next().retained.iter().filter(|pointer| !meta.retained.contains(pointer));
-        retained.extend(more.map(known));
-        let dropped: Vec<Known> = meta.dropped.iter().map(known).collect();
-        let (ids, owner, store) = (ids(&meta.dropped), self.owner(), Arc::clone(&self.job.store));
-        self.is_deleting = true;
-        self.later(async move { Signal::Deleted(ids, delete_dropped(store, owner, retained, dropped).await) });
-    }
-
-    pub(super) fn deleted(&mut self, checkpoints: &[CheckpointId], result: Result<(), CheckpointError>) {
-        self.is_deleting = false;
-        match result {
-            Ok(()) => {
-                self.known.retain(|checkpoint, _| !checkpoints.contains(checkpoint));
-                // Written with the next change: to delete again what is gone does no harm.
-                self.ledger.change_later(|meta| {
-                    meta.dropped.retain(|pointer| !checkpoints.contains(&pointer.checkpoint));
-                });
-            }
-            Err(error) => tracing::warn!(cause = report(&error), "old checkpoints are not deleted; tried again later"),
-        }
-    }
-
-    fn owner(&self) -> Owner {
-        Owner { job: self.id, incarnation: self.ledger.durable().incarnation }
-    }
-
-    /// What is to be done with the checkpoints of a job that has ended: nothing when they are kept.
-    pub(super) fn deletion(&self, state: JobState) -> Option<impl Future<Output = ()> + Send + use<>> {
-        let is_kept = match (state, self.job.plan.options.checkpoints.retention) {
-            (JobState::Finished, _) | (_, CheckpointRetention::NoExternalizedCheckpoints) => false,
-            (JobState::Canceled, CheckpointRetention::DeleteOnCancellation) => false,
-            _ => true,
-        };
-        let has_none =
-            self.ledger.next().retained.is_empty() && self.record.lock().history.overview().latest.is_empty();
-        if is_kept || has_none {
-            return None;
-        }
-        let deleting = delete_all(Arc::clone(&self.job.store), self.owner());
-        let patience = self.around.clock.sleep(DELETE_PATIENCE);
-        Some(async move {
-            tokio::select! {
-                result = deleting => if let Err(error) = result {
-                    tracing::warn!(cause = report(&error), "checkpoints of the ended job are left behind");
-                },
-                () = patience => {
-                    tracing::warn!("deleting the checkpoints of the ended job takes too long; some are left behind");
-                }
-            }
-        })
     }
 
     /// Whether the outcome of a commit is still to come.

@@ -13,6 +13,7 @@ pub mod outbox;
 mod output;
 pub mod publication;
 pub(crate) mod record;
+mod retained;
 pub mod state;
 pub(crate) mod submit;
 pub(crate) mod table;

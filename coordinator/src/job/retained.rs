@@ -1,0 +1,112 @@
+//! Which checkpoints of a job are kept, as its master sees to it: dropped in the metadata first, deleted only when that is
+//! durable. Part of the master; what may go is decided by `weir_checkpoint::retention`.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use weir_checkpoint::retention::{CompletedCheckpoint, Owner, to_drop};
+use weir_checkpoint::{CheckpointError, CheckpointKind};
+use weir_core::CheckpointId;
+use weir_core::error::report;
+use weir_graph::config::CheckpointRetention;
+
+use super::master::{Master, Note, Signal};
+use super::state::JobState;
+use crate::checkpoint::retention::{Known, delete_all, delete_dropped, ids};
+use crate::meta::CompletedPointer;
+
+/// Longest time the deletion of checkpoints may hold up the end of a job.
+const DELETE_PATIENCE: Duration = Duration::from_secs(5);
+
+impl Master {
+    /// Drops what is more than is to be retained; deleted is only what the metadata says, durably, is dropped.
+    pub(super) fn retain(&mut self) {
+        let meta = self.ledger.next();
+        let completed: Vec<CompletedCheckpoint> = meta
+            .retained
+            .iter()
+            .map(|pointer| CompletedCheckpoint {
+                checkpoint: pointer.checkpoint,
+                kind: CheckpointKind::Checkpoint,
+                manifest: pointer.manifest.clone(),
+                objects: Default::default(),
+            })
+            .collect();
+        let drop = to_drop(&completed, self.job.plan.options.checkpoints.retained_count, &Default::default());
+        if drop.is_empty() {
+            return;
+        }
+        self.ledger.change(Some(Note::Dropped), |meta| {
+            let (dropped, retained) = std::mem::take(&mut meta.retained)
+                .into_iter()
+                .partition::<Vec<_>, _>(|pointer| drop.contains(&pointer.checkpoint));
+            meta.retained = retained;
+            meta.dropped.extend(dropped);
+        });
+        self.write_ledger();
+    }
+
+    pub(super) fn delete_dropped(&mut self) {
+        let meta = self.ledger.durable();
+        if self.is_deleting || meta.dropped.is_empty() {
+            return;
+        }
+        let known = |pointer: &CompletedPointer| match self.known.get(&pointer.checkpoint) {
+            Some(known) => Known::Read(known.clone()),
+            None => Known::Unread(pointer.clone()),
+        };
+        // What is not yet durable as retained is needed all the same.
+        let mut retained: Vec<Known> = meta.retained.iter().map(known).collect();
+        let more = self.ledger.next().retained.iter().filter(|pointer| !meta.retained.contains(pointer));
+        retained.extend(more.map(known));
+        let dropped: Vec<Known> = meta.dropped.iter().map(known).collect();
+        let (ids, owner, store) = (ids(&meta.dropped), self.owner(), Arc::clone(&self.job.store));
+        self.is_deleting = true;
+        self.later(async move { Signal::Deleted(ids, delete_dropped(store, owner, retained, dropped).await) });
+    }
+
+    pub(super) fn deleted(&mut self, checkpoints: &[CheckpointId], result: Result<(), CheckpointError>) {
+        self.is_deleting = false;
+        match result {
+            Ok(()) => {
+                self.known.retain(|checkpoint, _| !checkpoints.contains(checkpoint));
+                // Written with the next change: to delete again what is gone does no harm.
+                self.ledger.change_later(|meta| {
+                    meta.dropped.retain(|pointer| !checkpoints.contains(&pointer.checkpoint));
+                });
+            }
+            Err(error) => tracing::warn!(cause = report(&error), "old checkpoints are not deleted; tried again later"),
+        }
+    }
+
+    fn owner(&self) -> Owner {
+        Owner { job: self.id, incarnation: self.ledger.durable().incarnation }
+    }
+
+    /// What is to be done with the checkpoints of a job that has ended: nothing when they are kept.
+    pub(super) fn deletion(&self, state: JobState) -> Option<impl Future<Output = ()> + Send + use<>> {
+        let is_kept = match (state, self.job.plan.options.checkpoints.retention) {
+            (JobState::Finished, _) | (_, CheckpointRetention::NoExternalizedCheckpoints) => false,
+            (JobState::Canceled, CheckpointRetention::DeleteOnCancellation) => false,
+            _ => true,
+        };
+        let has_none =
+            self.ledger.next().retained.is_empty() && self.record.lock().history.overview().latest.is_empty();
+        if is_kept || has_none {
+            return None;
+        }
+        let deleting = delete_all(Arc::clone(&self.job.store), self.owner());
+        let patience = self.around.clock.sleep(DELETE_PATIENCE);
+        Some(async move {
+            tokio::select! {
+                result = deleting => if let Err(error) = result {
+                    tracing::warn!(cause = report(&error), "checkpoints of the ended job are left behind");
+                },
+                () = patience => {
+                    tracing::warn!("deleting the checkpoints of the ended job takes too long; some are left behind");
+                }
+            }
+        })
+    }
+}
