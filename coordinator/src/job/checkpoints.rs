@@ -167,7 +167,10 @@ impl Master {
         let Some(Underway { phase: Phase::Gathering(pending), .. }) = &mut self.underway else { return };
         if pending.declined(task) == Step::Failed {
             let failure = answer.failure.unwrap_or_default();
-            self.checkpoint_failed(CheckpointFailure::Declined { task: self.name_of(task), failure });
+            self.checkpoint_failed(CheckpointFailure::Declined {
+                task: self.name_of(task),
+                failure: Box::new(failure),
+            });
         }
     }
 
@@ -403,7 +406,7 @@ impl Master {
         self.ledger.change(None, |meta| meta.failed_count = failed_count);
         self.trigger.ended(now);
         if let Phase::Gathering(pending) = &underway.phase {
-            let states = pending.answers().iter().flat_map(|(_, answer)| &answer.state.operators);
+            let states = pending.answers().values().flat_map(|answer| &answer.state.operators);
             self.uncommitted.extend(states.flat_map(super::output::committables_of));
         }
         if self.lifecycle.stage() == Stage::Running {

@@ -86,11 +86,12 @@ impl Master {
 
     /// What is to be done with the checkpoints of a job that has ended: nothing when they are kept.
     pub(super) fn deletion(&self, state: JobState) -> Option<impl Future<Output = ()> + Send + use<>> {
-        let is_kept = match (state, self.job.plan.options.checkpoints.retention) {
-            (JobState::Finished, _) | (_, CheckpointRetention::NoExternalizedCheckpoints) => false,
-            (JobState::Canceled, CheckpointRetention::DeleteOnCancellation) => false,
-            _ => true,
-        };
+        let is_kept = !matches!(
+            (state, self.job.plan.options.checkpoints.retention),
+            (JobState::Finished, _)
+                | (_, CheckpointRetention::NoExternalizedCheckpoints)
+                | (JobState::Canceled, CheckpointRetention::DeleteOnCancellation)
+        );
         let has_none =
             self.ledger.next().retained.is_empty() && self.record.lock().history.overview().latest.is_empty();
         if is_kept || has_none {

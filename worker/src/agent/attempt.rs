@@ -402,11 +402,14 @@ impl Deployment {
     }
 }
 
+/// What a task takes back, and the store it lies in.
+type Restore = (Snapshot, Arc<dyn CheckpointStore>);
+
 /// Reads what the tasks take back, and finds the stores it lies in.
 fn restores(
     deployment: &mut Deployment,
     checkpointing: Option<&Checkpointing>,
-) -> Result<BTreeMap<TaskKey, (Snapshot, Arc<dyn CheckpointStore>)>, TaskError> {
+) -> Result<BTreeMap<TaskKey, Restore>, TaskError> {
     let mut restores = BTreeMap::new();
     for (task, restore) in std::mem::take(&mut deployment.restores) {
         let setup = checkpointing.ok_or_else(|| invalid("an order to restore that does not say where from"))?;

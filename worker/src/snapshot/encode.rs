@@ -37,7 +37,7 @@ pub fn append(table: &StateTable, object: &mut StateObjectWriter) -> Result<Vec<
         StateScope::Keyed => Some(key_groups(&table.name, &rows)?),
         StateScope::Shared => None,
     };
-    let order = groups.map(|groups| sorted(groups));
+    let order = groups.map(sorted);
     let row_bytes = rows.get_array_memory_size().div_ceil(rows.num_rows()).max(1);
     let piece_rows = (SECTION_BYTES / row_bytes).max(1);
     let mut sections = Vec::new();

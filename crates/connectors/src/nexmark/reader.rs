@@ -140,7 +140,7 @@ impl SourceReader for NexmarkReader {
     fn positions(&self) -> Result<Vec<SplitPosition>> {
         let position = |split: &Progress| SplitPosition {
             split: split.index,
-            position: (split.given_rows > 0).then(|| Value::Integer(split.given_rows as i64)),
+            position: (split.given_rows > 0).then_some(Value::Integer(split.given_rows as i64)),
             is_finished: split.is_finished,
         };
         Ok(self.splits.iter().map(position).collect())
