@@ -86,7 +86,7 @@ fn stop_with_drain_publishes_what_was_read() {
 fn killed_worker_restarts_its_jobs_with_cause_and_place() {
     let mut cluster = Cluster::start(2, 1);
     let job = endless();
-    let id = cluster.submit(&[&job.file, "-p", "2"], &[("output", &job.output), ("restart-strategy.type", "none")]);
+    let id = job.submit(&cluster, "2");
     cluster.wait_for(&id, "RUNNING");
     cluster.workers[1].signal(Signal::SIGKILL);
     let info = cluster.wait_for(&id, "RESTARTING");

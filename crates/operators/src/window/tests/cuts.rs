@@ -155,7 +155,7 @@ fn c6_windows_fire_once_wherever_they_are_cut() {
         for lateness in [0, 6 * S] {
             for phase in [Phase::Whole, Phase::Final] {
                 check((&everything(window, lateness), &input), phase, 2, |cuts| {
-                    cuts.check_everywhere(&events(SCRIPT, &[input.clone()]), &[1, 2, 3], &[1, 2, 3]);
+                    cuts.check_everywhere(&events(SCRIPT, std::slice::from_ref(&input)), &[1, 2, 3], &[1, 2, 3]);
                 });
             }
         }
@@ -174,7 +174,7 @@ fn distinct_values_go_on_wherever_they_are_cut() {
                 ..everything(window, 3 * S)
             };
             check((&descriptor, &input), Phase::Whole, 100, |cuts| {
-                cuts.check_everywhere(&events(SCRIPT, &[input.clone()]), &[1, 2], &[1, 3]);
+                cuts.check_everywhere(&events(SCRIPT, std::slice::from_ref(&input)), &[1, 2], &[1, 3]);
             });
         }
     }
@@ -189,7 +189,7 @@ fn windows_without_key_and_without_aggregates_go_on() {
             WindowAggregate { aggregates: Vec::new(), ..everything(window, 6 * S) },
         ] {
             check((&descriptor, &input), Phase::Whole, 100, |cuts| {
-                cuts.check_everywhere(&events(SCRIPT, &[input.clone()]), &[1, 2], &[1, 3]);
+                cuts.check_everywhere(&events(SCRIPT, std::slice::from_ref(&input)), &[1, 2], &[1, 3]);
             });
         }
     }
@@ -208,7 +208,7 @@ fn local_phase_comes_and_goes_with_the_parallelism() {
             _ => Box::new(TwoPhases::create(&descriptor, &input, context)) as Box<dyn Operator>,
         };
         let cuts = Cuts { context, deal: Deal::ByKey(vec![vec![0]]), make: &make };
-        cuts.check_everywhere(&events(SCRIPT, &[input.clone()]), &[1, 2], &[1, 2]);
+        cuts.check_everywhere(&events(SCRIPT, std::slice::from_ref(&input)), &[1, 2], &[1, 2]);
     }
 }
 
