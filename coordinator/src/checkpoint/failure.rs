@@ -38,7 +38,7 @@ pub enum CheckpointFailure {
         /// The task, by name.
         task: String,
         /// Why.
-        failure: Failure,
+        failure: Box<Failure>,
     },
     /// A task failed, a worker was lost, or the job was ended while it was under way.
     Interrupted,
@@ -120,11 +120,11 @@ mod tests {
             chain: vec!["no space".to_owned(), "quota".to_owned()],
             ..Failure::default()
         };
-        let declined = CheckpointFailure::Declined { task: "subtask 0 of 'b'".to_owned(), failure };
+        let declined = CheckpointFailure::Declined { task: "subtask 0 of 'b'".to_owned(), failure: Box::new(failure) };
         let sentence = declined.sentence();
         assert_eq!(sentence, "operator 'counts' of subtask 0 of 'b' could not write its part: no space: quota");
         assert_eq!(declined.code(), "checkpoint-store-full");
-        let silent = CheckpointFailure::Declined { task: "t".to_owned(), failure: Failure::default() };
+        let silent = CheckpointFailure::Declined { task: "t".to_owned(), failure: Box::default() };
         assert_eq!(silent.code(), "checkpoint-declined");
     }
 }

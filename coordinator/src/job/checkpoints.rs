@@ -83,7 +83,7 @@ impl Master {
         if self.underway.as_ref().is_some_and(|underway| underway.deadline <= now) {
             self.time_is_over(now);
         }
-        if self.underway.is_some() || self.trigger.wake_at().is_none_or(|at| at > now) {
+        if self.underway.is_some() || self.trigger.wake_at().is_none() {
             return;
         }
         if !self.has_id() {
@@ -166,7 +166,7 @@ impl Master {
         let Some(task) = self.answering(worker, answer.task, answer.checkpoint_id) else { return };
         let Some(Underway { phase: Phase::Gathering(pending), .. }) = &mut self.underway else { return };
         if pending.declined(task) == Step::Failed {
-            let failure = answer.failure.unwrap_or_default();
+            let failure = Box::new(answer.failure.unwrap_or_default());
             self.checkpoint_failed(CheckpointFailure::Declined { task: self.name_of(task), failure });
         }
     }
@@ -403,7 +403,7 @@ impl Master {
         self.ledger.change(None, |meta| meta.failed_count = failed_count);
         self.trigger.ended(now);
         if let Phase::Gathering(pending) = &underway.phase {
-            let states = pending.answers().iter().flat_map(|(_, answer)| &answer.state.operators);
+            let states = pending.answers().values().flat_map(|answer| &answer.state.operators);
             self.uncommitted.extend(states.flat_map(super::output::committables_of));
         }
         if self.lifecycle.stage() == Stage::Running {

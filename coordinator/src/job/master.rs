@@ -430,6 +430,10 @@ impl Master {
         if self.lifecycle.restart_count() > restarts_before {
             self.count_restart();
         }
+        if stage == Stage::Running && stage_before != Stage::Running {
+            // Before anybody can see that it runs: the first interval counts from then.
+            self.trigger.job_runs(moment.now);
+        }
         {
             let mut record = self.record.lock();
             for task in reaction.changed {
@@ -455,7 +459,6 @@ impl Master {
 
     fn stage_changed(&mut self, before: Stage, stage: Stage) {
         if stage == Stage::Running {
-            self.trigger.job_runs(self.around.clock.monotonic());
             self.rescaled();
         }
         if before == Stage::Running {
