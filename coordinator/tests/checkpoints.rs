@@ -369,6 +369,27 @@ async fn finished_task_counts_for_all_later_checkpoints_and_is_deployed_again_af
     served.kill();
 }
 
+#[tokio::test]
+async fn task_that_could_not_leave_its_state_costs_the_checkpoints_not_the_job() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut served = Served::start_mortal(dir.path()).await;
+    let mut worker = FakeWorker::attach(&served, "a", 2).await;
+    let id = served.submit(job(2, 2)).await;
+    let deploy = worker.run_alone().await;
+    served.until_state(&id, JobState::Running, nothing).await;
+    worker.report(finished(&deploy, &deploy.tasks[0], 1)).await;
+    served.until(&id, |details| details.reports.iter().any(|sink| sink.totals.get("rows") == Some(&1)), nothing).await;
+    interval(&served);
+    assert_eq!(worker.aborted().await, 1, "nobody is asked for his part");
+    assert_eq!(statuses(&served.details(&id).await)[0].2, "checkpoint-invalid");
+    worker.report(finished(&deploy, &deploy.tasks[1], 1)).await;
+    let publish = worker.publish().await;
+    assert_eq!((publish.checkpoint_id, publish.committables.len()), (0, 2));
+    worker.answer(&publish, None).await;
+    served.until_state(&id, JobState::Finished, nothing).await;
+    served.ended().await;
+}
+
 /// Carries b1 and b3 of the failure list: only what no retained checkpoint needs is deleted, and only by the coordinator.
 #[tokio::test]
 async fn b1_retention_keeps_what_is_retained_and_a_finished_job_keeps_nothing() {

@@ -165,6 +165,8 @@ pub(crate) struct Master {
     pub(super) restores: BTreeMap<TaskKey, TaskState>,
     /// What finished tasks leave to later checkpoints.
     pub(super) finals: BTreeMap<TaskKey, TaskState>,
+    /// A task that has finished and could not store what it leaves: no checkpoint of this attempt can do without it.
+    pub(super) lost_final: Option<TaskKey>,
     pub(super) end: Option<Manifest>,
     pub(super) trigger: Trigger<Manual>,
     pub(super) underway: Option<Underway>,
@@ -225,6 +227,7 @@ impl Master {
             splits: BTreeMap::new(),
             restores: BTreeMap::new(),
             finals: BTreeMap::new(),
+            lost_final: None,
             end: None,
             underway: None,
             next_checkpoint,
