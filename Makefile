@@ -1,6 +1,6 @@
 # The commands of the project; each installs what it needs and says what it does. README.md explains them.
 SHELL := /bin/bash
-.PHONY: demo test bench verify fmt
+.PHONY: demo test bench crash verify fmt
 
 # The main job on the real position reports, in an embedded cluster, with something to look at at the end.
 demo:
@@ -16,6 +16,11 @@ test:
 bench:
 	@scripts/setup
 	@scripts/bench $(ARGS)
+
+# Kills processes under running jobs, again and again (RUNS=50 per test), and compares their results.
+crash:
+	@scripts/setup
+	@scripts/crash
 
 # What a change must pass before review: format, clippy, tidy, tests, licences and advisories.
 verify:

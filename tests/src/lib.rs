@@ -156,6 +156,16 @@ impl Cluster {
         cluster
     }
 
+    /// Kills the coordinator and starts it again on the same address and directory.
+    pub fn restart_coordinator(&mut self) {
+        let (address, data) = (self.coordinator.address(), self.directory.path().join("coordinator"));
+        self.coordinator.signal(Signal::SIGKILL);
+        self.coordinator.wait();
+        let data = data.display().to_string();
+        let listen = ["coordinator", "--listen", &address, "--http", "127.0.0.1:0", "--data-dir", &data];
+        self.coordinator = Process::start(command(&listen));
+    }
+
     /// Starts one more worker; it is registered when this returns.
     pub fn add_worker(&mut self, slots: u32) {
         let data = self.directory.path().join(format!("worker-{}", self.workers.len())).display().to_string();

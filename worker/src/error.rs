@@ -57,6 +57,8 @@ pub const EXCHANGE_FRAME: &str = "exchange-frame";
 pub const TASK_PANIC: &str = "task-panic";
 /// Code of a source or sink that did not open in time.
 pub const OPEN_TIMEOUT: &str = "open-timeout";
+/// Code of a source that takes no more orders for now.
+pub const SOURCE_BUSY: &str = "checkpoint-source-busy";
 /// Code of a deployment this worker cannot carry out.
 pub const DEPLOY_INVALID: &str = "deploy-invalid";
 

@@ -10,6 +10,7 @@ pub mod http;
 pub mod exchange;
 pub mod input;
 pub mod output;
+pub mod snapshot;
 pub mod task;
 
 pub use agent::run;

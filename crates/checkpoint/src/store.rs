@@ -10,6 +10,7 @@ mod memory;
 mod options;
 mod outcome;
 mod remote;
+mod s3;
 mod verified;
 
 use std::fmt::Debug;

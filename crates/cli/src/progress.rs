@@ -11,7 +11,7 @@ use crate::report::state_name;
 /// Time between two status lines on a terminal.
 const INTERVAL_TERMINAL: Duration = Duration::from_secs(1);
 /// Time between two status lines in a log.
-const INTERVAL_LOG: Duration = Duration::from_secs(5);
+const INTERVAL_LOG: Duration = Duration::from_secs(2);
 
 /// Shows the progress of one job on standard error.
 #[derive(Debug)]
@@ -36,6 +36,10 @@ impl Progress {
     pub fn show(&mut self, job: &v1::JobDetails, now: Duration) {
         let previous = self.previous.replace((now, job.source_records));
         let text = status(job, rate(previous, now, job.source_records));
+        let says_nothing = job.source_records == 0 && job.waiting_for.is_empty();
+        if says_nothing && !self.is_terminal {
+            return;
+        }
         if self.is_terminal {
             self.is_line_open = true;
             let _ = write!(std::io::stderr().lock(), "\r\x1b[K{text}");

@@ -264,6 +264,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::too_many_lines, reason = "the picture is long")]
     fn a_job_is_shown_with_its_operators_and_its_failure() {
         let operator = v1::OperatorMetrics {
             operator: "reports".into(),

@@ -12,6 +12,12 @@ pub mod hash;
 pub mod nexmark;
 pub mod nothing;
 pub mod pace;
+pub mod totals;
+
+#[cfg(test)]
+mod sink_contract;
+#[cfg(test)]
+mod source_contract;
 
 use weir_operator_api::Registry;
 

@@ -98,6 +98,18 @@ impl Pacer {
         self
     }
 
+    /// Goes on after a restore: the newest event time that was given before is due at once, and so is what is older.
+    pub fn resumed_at(mut self, newest_us: Option<i64>) -> Self {
+        self.anchor_us = newest_us.or(self.anchor_us);
+        self.newest_us = newest_us;
+        self
+    }
+
+    /// The newest event time emitted so far. **Units**: microseconds.
+    pub fn newest_us(&self) -> Option<i64> {
+        self.newest_us
+    }
+
     /// Whether nothing is ever held back.
     pub fn is_unlimited(&self) -> bool {
         self.rate.is_none() && self.speedup.is_none()
@@ -220,6 +232,16 @@ mod tests {
         assert_eq!(pieces, [(1, 0), (2, 1000), (1, 2000)]);
         let anchored = play(Pacer::new(None, Some(10.0), FLUSH).anchored_at(90 * second), &times, &[]);
         assert_eq!(anchored, [(1, 1000), (2, 2000), (1, 3000)]);
+    }
+
+    #[test]
+    fn resumed_play_waits_for_nothing_that_was_due_before() {
+        let second = 1_000_000;
+        let times = [50 * second, 110 * second, 60 * second, 120 * second];
+        let resumed = play(Pacer::new(None, Some(10.0), FLUSH).resumed_at(Some(110 * second)), &times, &[]);
+        assert_eq!(resumed, [(3, 0), (1, 1000)]);
+        let fresh = play(Pacer::new(None, Some(10.0), FLUSH).resumed_at(None), &times, &[]);
+        assert_eq!(fresh, [(1, 0), (2, 6000), (1, 7000)]);
     }
 
     #[test]

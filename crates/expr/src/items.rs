@@ -176,7 +176,13 @@ fn argument(
     let argument = Some(Expression::from_tree(tree, &text, schema)?);
     match (is_distinct, function) {
         (false, function) => Ok((function, argument)),
-        (true, Count) => Ok((CountDistinct, argument)),
+        (true, Count) => match argument.as_ref().map(Expression::data_type) {
+            Some(nested) if nested.is_nested() => Err(ExpressionError::typing(format!(
+                "count(DISTINCT {text}) would compare values of type {}; count a field of it, or CAST it to STRING",
+                weir_core::data_type::name(nested)
+            ))),
+            _ => Ok((CountDistinct, argument)),
+        },
         (true, function) => Err(ExpressionError::not_allowed(
             format!("DISTINCT in {function}"),
             "only count(DISTINCT x) knows it; for min and max it changes nothing",

@@ -484,6 +484,7 @@ fn aggregates() {
             "count(*) AS n",
             "COUNT(price) AS n",
             "count(DISTINCT name) AS n",
+            "count(DISTINCT stop) AS n",
             "sum(price) AS total",
             "sum(speed * 2) AS total",
             "sum(0.908 * price) AS total",
@@ -523,6 +524,8 @@ fn aggregates() {
                 n = count(price): BIGINT
             count(DISTINCT name) AS n
                 n = count distinct(name): BIGINT
+            count(DISTINCT stop) AS n
+                count(DISTINCT stop) would compare values of type ROW<city STRING>; count a field of it, or CAST it to STRING
             sum(price) AS total
                 total = sum(price): BIGINT
             sum(speed * 2) AS total

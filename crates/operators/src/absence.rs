@@ -12,23 +12,31 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 
+use arrow_array::cast::AsArray;
+use arrow_array::types::TimestampMicrosecondType;
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::SchemaRef;
 use arrow_select::filter::filter_record_batch;
-use weir_core::batch::EventTimeArray;
+use weir_core::batch::{EventTimeArray, event_time_type};
 use weir_core::{Batch, EventTime, OutputTag};
 use weir_graph::descriptor;
+use weir_graph::window_schema::SESSION_START;
 use weir_operator_api::{Operator, OperatorContext, OperatorError, Output, Progress, Result};
+use weir_state::StateTable;
 
 use crate::first_by_key::mask;
 use crate::key_ids::KeyIds;
 use crate::row_codec::RowCodec;
+use crate::state_rows::{BATCH_ROWS, Column, Restored, RowTable};
 
 /// Builds the operator of one subtask.
 pub fn create(absence: &descriptor::Absence, context: &OperatorContext) -> Result<Box<dyn Operator>> {
     let input = &context.inputs[0];
+    let ids = KeyIds::new(&absence.key, input)?;
+    let start = vec![Column::new(SESSION_START, event_time_type())];
     Ok(Box::new(Absence {
-        ids: KeyIds::new(&absence.key, input)?,
+        table: RowTable::new("silences", start, input, ids.columns().to_vec(), context.key_group_count),
+        ids,
         codec: RowCodec::new(input)?,
         timeout_us: absence.timeout,
         keys: Vec::new(),
@@ -37,7 +45,7 @@ pub fn create(absence: &descriptor::Absence, context: &OperatorContext) -> Resul
         touched: Vec::new(),
         watermark: EventTime::MIN,
         passed: EventTime::MIN,
-        origin_us: 0,
+        origin_us: context.clock.wall_unix_us(),
         output: context.output.clone(),
         batch_rows: context.batch_rows.max(1),
     }))
@@ -57,6 +65,8 @@ struct Absence {
     touched: Vec<u32>,
     /// The last watermark that was not the end of the input: what is known about silence.
     watermark: EventTime,
+    /// The table of a checkpoint: the beginning and the last row of each open session.
+    table: RowTable,
     /// The watermark to pass on.
     passed: EventTime,
     /// When the last rows entered the job; results carry it on.
@@ -166,6 +176,32 @@ impl Absence {
         Ok(())
     }
 
+    /// Takes back sessions with these last rows.
+    fn put_back(&mut self, last_rows: &Batch, starts: &[i64]) -> Result<()> {
+        let no_time = || OperatorError::internal("rows without event time");
+        let lasts = last_rows.event_times().ok_or_else(no_time)?.values();
+        let encoded = self.codec.encode_all(&last_rows.records)?;
+        let ids = self.ids.intern(&last_rows.records)?;
+        for (row, id) in ids.iter().enumerate() {
+            let slot = *id as usize;
+            if slot >= self.keys.len() {
+                self.keys.resize_with(slot + 1, || Key { sessions: Vec::new(), timer: NO_TIMER });
+            }
+            let bytes = encoded.row(row).data().to_vec();
+            self.session_bytes += bytes.len();
+            let session = Session { start: starts[row], last: lasts[row], row: bytes, batch_row: None };
+            let key = &mut self.keys[slot];
+            let place = key.sessions.partition_point(|other| other.start < session.start);
+            let deadline = session.last.saturating_add(self.timeout_us);
+            key.sessions.insert(place, session);
+            if deadline < key.timer {
+                key.timer = deadline;
+                self.timers.push(Reverse((deadline, *id)));
+            }
+        }
+        Ok(())
+    }
+
     /// Emits up to about `batch_rows` silences that are over; passes the watermark on after the last.
     fn step(&mut self, out: &mut dyn Output) -> Result<Progress> {
         let mut silent: Vec<(Vec<u8>, i64)> = Vec::new();
@@ -230,6 +266,30 @@ impl Operator for Absence {
 
     fn resume(&mut self, out: &mut dyn Output) -> Result<Progress> {
         self.step(out)
+    }
+
+    /// Per open session: its beginning, and its last row, decoded once.
+    fn snapshot(&mut self) -> Result<Vec<StateTable>> {
+        let sessions: Vec<&Session> = self.keys.iter().flat_map(|key| &key.sessions).collect();
+        let batch = |sessions: &[&Session]| {
+            let starts = EventTimeArray::from_iter_values(sessions.iter().map(|session| session.start));
+            let rows = self.codec.decode(sessions.iter().map(|session| session.row.as_slice()))?;
+            self.table.batch(vec![Arc::new(starts.with_timezone("UTC"))], &rows)
+        };
+        Ok(vec![self.table.layout.table(sessions.chunks(BATCH_ROWS).map(batch).collect::<Result<_>>()?)])
+    }
+
+    fn restore(&mut self, tables: Vec<StateTable>, watermark: EventTime) -> Result<()> {
+        let mut restored = Restored::new(tables);
+        // After the last watermark no row and no silence follows.
+        self.passed = watermark;
+        self.watermark = if watermark < EventTime::MAX { watermark } else { EventTime::MIN };
+        for rows in restored.take(&self.table.layout)? {
+            let starts = rows.columns[0].as_primitive::<TimestampMicrosecondType>().values().clone();
+            let batch = Batch::new(self.table.records(&rows)?, 0);
+            self.put_back(&batch, &starts)?;
+        }
+        restored.finish()
     }
 
     fn state_bytes(&self) -> usize {

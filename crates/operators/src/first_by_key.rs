@@ -13,22 +13,29 @@ use arrow_select::filter::filter_record_batch;
 use weir_core::{Batch, EventTime, OutputTag};
 use weir_graph::descriptor;
 use weir_operator_api::{Operator, OperatorContext, OperatorError, Output, Progress, Result};
+use weir_state::StateTable;
 
 use crate::key_ids::KeyIds;
 use crate::row_codec::RowCodec;
+use crate::state_rows::{BATCH_ROWS, Layout, Restored, RowTable};
 
 /// Builds the operator of one subtask.
 pub fn create(first: &descriptor::FirstByKey, context: &OperatorContext) -> Result<Box<dyn Operator>> {
     let input = &context.inputs[0];
+    let keys = KeyIds::new(&first.key, input)?;
+    let (key_columns, key_group_count) = (keys.columns().to_vec(), context.key_group_count);
     Ok(Box::new(FirstByKey {
-        keys: KeyIds::new(&first.key, input)?,
+        emitted: Layout::keyed("emitted-keys", keys.state_columns(input).collect()),
+        candidates: RowTable::new("first-rows", Vec::new(), input, key_columns, key_group_count),
+        key_group_count,
+        keys,
         codec: RowCodec::new(input)?,
         times: Vec::new(),
         rows: Vec::new(),
         rows_bytes: 0,
         due: BinaryHeap::new(),
         watermark: EventTime::MIN,
-        origin_us: 0,
+        origin_us: context.clock.wall_unix_us(),
         output: context.output.clone(),
         batch_rows: context.batch_rows.max(1),
     }))
@@ -50,6 +57,10 @@ struct FirstByKey {
     /// Time and key of every candidate there ever was; those that were replaced are skipped when their time comes.
     due: BinaryHeap<Reverse<(i64, u32)>>,
     watermark: EventTime,
+    /// The tables of a checkpoint: keys whose first row was emitted, and candidates.
+    emitted: Layout,
+    candidates: RowTable,
+    key_group_count: u32,
     /// When the last rows entered the job; results carry it on.
     origin_us: i64,
     output: SchemaRef,
@@ -163,6 +174,48 @@ impl Operator for FirstByKey {
 
     fn resume(&mut self, out: &mut dyn Output) -> Result<Progress> {
         self.step(out)
+    }
+
+    /// Per emitted key: the key, copied once. Per candidate: its row, decoded once.
+    fn snapshot(&mut self) -> Result<Vec<StateTable>> {
+        let ids = |is_wanted: fn(i64) -> bool| -> Vec<u32> {
+            (0..self.times.len() as u32).filter(|id| is_wanted(self.times[*id as usize])).collect()
+        };
+        let emitted = |ids: &[u32]| {
+            let (key_groups, columns) = self.keys.keys(ids, self.key_group_count)?;
+            self.emitted.keyed_batch(key_groups, columns)
+        };
+        let candidates = |ids: &[u32]| {
+            let rows = ids.iter().map(|id| self.rows[*id as usize].as_ref());
+            self.candidates.batch(Vec::new(), &self.codec.decode(rows)?)
+        };
+        let emitted = ids(|time| time == EMITTED).chunks(BATCH_ROWS).map(emitted).collect::<Result<_>>()?;
+        let with_candidate = ids(|time| time != EMITTED && time != NO_CANDIDATE);
+        let candidates = with_candidate.chunks(BATCH_ROWS).map(candidates).collect::<Result<_>>()?;
+        Ok(vec![self.emitted.table(emitted), self.candidates.layout.table(candidates)])
+    }
+
+    fn restore(&mut self, tables: Vec<StateTable>, watermark: EventTime) -> Result<()> {
+        let mut restored = Restored::new(tables);
+        self.watermark = watermark;
+        for rows in restored.take(&self.emitted)? {
+            let ids = self.keys.intern_keys(&rows.columns, rows.row_count)?;
+            self.times
+                .resize(ids.iter().map(|id| *id as usize + 1).max().unwrap_or(0).max(self.times.len()), NO_CANDIDATE);
+            ids.iter().for_each(|id| self.times[*id as usize] = EMITTED);
+        }
+        self.rows.resize_with(self.times.len(), Box::default);
+        for rows in restored.take(&self.candidates.layout)? {
+            let batch = Batch::new(self.candidates.records(&rows)?, 0);
+            let (candidates, _) = self.sort_in(&batch)?;
+            if candidates.len() != rows.row_count {
+                return Err(OperatorError::internal(
+                    "the checkpoint holds two first rows of one key, or one that is late",
+                ));
+            }
+            self.store(&batch.records, &candidates)?;
+        }
+        restored.finish()
     }
 
     fn state_bytes(&self) -> usize {

@@ -1,10 +1,12 @@
 //! Dense numbers for the keys of an operator's rows: the bridge between key columns and plain vectors of state.
 
 use arrow_array::{ArrayRef, RecordBatch};
-use arrow_schema::{DataType, Schema};
+use arrow_schema::{DataType, Field, Schema};
 use weir_core::key_hash::hash_columns;
 use weir_operator_api::Result;
 use weir_state::KeyTable;
+
+use crate::state_rows::{Column, group_of};
 
 /// Numbers the keys of one stream from 0 in the order in which they first came.
 pub(crate) struct KeyIds {
@@ -26,11 +28,38 @@ impl KeyIds {
     /// The number of each row's key. Null is a key like any other.
     pub(crate) fn intern(&mut self, records: &RecordBatch) -> Result<&[u32]> {
         let keys: Vec<ArrayRef> = self.columns.iter().map(|column| records.column(*column).clone()).collect();
-        hash_columns(&keys, &mut self.hashes)?;
-        // Without key columns there is one key, and its hash is any word.
-        self.hashes.resize(records.num_rows(), 0);
-        self.table.intern(&keys, &self.hashes, &mut self.ids)?;
+        self.intern_keys(&keys, records.num_rows())
+    }
+
+    /// The number of each key, given as columns.
+    pub(crate) fn intern_keys(&mut self, keys: &[ArrayRef], row_count: usize) -> Result<&[u32]> {
+        hash_columns(keys, &mut self.hashes)?;
+        // Without key columns there is one key, and its hash is that of its key group.
+        self.hashes.resize(row_count, 0);
+        self.table.intern(keys, &self.hashes, &mut self.ids)?;
         Ok(&self.ids)
+    }
+
+    /// Where the keys stand in a row.
+    pub(crate) fn columns(&self) -> &[usize] {
+        &self.columns
+    }
+
+    /// All numbers are below this.
+    pub(crate) fn id_bound(&self) -> usize {
+        self.table.id_bound()
+    }
+
+    /// The columns of keys in a table of a checkpoint.
+    pub(crate) fn state_columns<'a>(&self, schema: &'a Schema) -> impl Iterator<Item = Column> {
+        let fields: Vec<&'a Field> = self.columns.iter().map(|column| schema.field(*column)).collect();
+        Column::keys(fields.into_iter().map(|field| (field.name().as_str(), field.data_type())))
+    }
+
+    /// Some keys as columns, and their key groups.
+    pub(crate) fn keys(&self, ids: &[u32], key_group_count: u32) -> Result<(Vec<u32>, Vec<ArrayRef>)> {
+        let groups = ids.iter().map(|id| group_of(self.table.hash_of(*id), key_group_count)).collect();
+        Ok((groups, self.table.columns(ids)?))
     }
 
     /// An empty numbering by the same columns.

@@ -7,24 +7,29 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
-use arrow_array::{Array, ArrayRef, Int8Array, RecordBatch, UInt32Array};
+use arrow_array::{Array, ArrayRef, Int8Array, PrimitiveArray, RecordBatch, UInt32Array};
 use arrow_row::{RowConverter, SortField};
 use arrow_schema::{DataType, Schema, SchemaRef, SortOptions, TimeUnit};
 use arrow_select::take::take_arrays;
 use weir_core::batch::event_time_index;
-use weir_core::{Batch, ChangeKind};
+use weir_core::{Batch, ChangeKind, EventTime};
 use weir_expr::order_item;
 use weir_graph::descriptor;
 use weir_operator_api::{Operator, OperatorContext, OperatorError, Output, Progress, Result};
+use weir_state::StateTable;
 
 use crate::key_ids::KeyIds;
+use crate::state_rows::{BATCH_ROWS, Column, Layout, Restored};
 
 /// Builds the operator of one subtask.
 pub fn create(last: &descriptor::LastByKey, context: &OperatorContext) -> Result<Box<dyn Operator>> {
     let input = &context.inputs[0];
+    let (keys, order) = (KeyIds::new(&last.key, input)?, Order::new(&last.order_by, input)?);
     Ok(Box::new(LastByKey {
-        keys: KeyIds::new(&last.key, input)?,
-        order: Order::new(&last.order_by, input)?,
+        layout: Layout::keyed("newest", keys.state_columns(input).chain(order.state_columns(input)).collect()),
+        key_group_count: context.key_group_count,
+        keys,
+        order,
         output: context.output.clone(),
         winners: Vec::new(),
         touched: Vec::new(),
@@ -34,6 +39,9 @@ pub fn create(last: &descriptor::LastByKey, context: &OperatorContext) -> Result
 struct LastByKey {
     keys: KeyIds,
     order: Order,
+    /// The table of a checkpoint: the keys, and what their newest rows are ordered by.
+    layout: Layout,
+    key_group_count: u32,
     output: SchemaRef,
     /// Per key, the newest row of the batch at hand; [`NONE`] between batches.
     winners: Vec<u32>,
@@ -80,6 +88,61 @@ impl Order {
                 Ok(Order::Bytes { columns, converter, newest: Vec::new(), known: 0, size: 0 })
             }
         }
+    }
+}
+
+impl Order {
+    fn state_columns(&self, input: &Schema) -> Vec<Column> {
+        let columns = match self {
+            Order::Time { column, .. } => std::slice::from_ref(column),
+            Order::Bytes { columns, .. } => columns.as_slice(),
+        };
+        // A column may be named twice in an order.
+        let column = |(place, column): (usize, &usize)| {
+            let field = input.field(*column);
+            Column::new(format!("order.{place}.{}", field.name()), field.data_type().clone())
+        };
+        columns.iter().enumerate().map(column).collect()
+    }
+
+    /// What the newest rows of these keys are ordered by, as columns.
+    fn state(&self, ids: &[u32], types: &Layout) -> Result<Vec<ArrayRef>> {
+        match self {
+            Order::Time { newest, .. } => {
+                let times = ids.iter().map(|id| Some(newest[*id as usize]).filter(|time| *time != i64::MIN));
+                let times = times.collect::<PrimitiveArray<TimestampMicrosecondType>>();
+                let data_type = types.last_type().clone();
+                Ok(vec![Arc::new(times.with_data_type(data_type))])
+            }
+            Order::Bytes { converter, newest, .. } => {
+                let parser = converter.parser();
+                Ok(converter.convert_rows(ids.iter().map(|id| parser.parse(&newest[*id as usize])))?)
+            }
+        }
+    }
+
+    /// Takes back what the newest rows of these keys are ordered by; all keys below `key_count` are known then.
+    fn restore(&mut self, ids: &[u32], key_count: usize, columns: &[ArrayRef]) -> Result<()> {
+        match self {
+            Order::Time { newest, known, .. } => {
+                newest.resize(key_count, i64::MIN);
+                let times = columns[0].as_primitive::<TimestampMicrosecondType>();
+                for (row, id) in ids.iter().enumerate().filter(|(row, _)| times.is_valid(*row)) {
+                    newest[*id as usize] = times.value(row);
+                }
+                *known = key_count;
+            }
+            Order::Bytes { converter, newest, known, size, .. } => {
+                newest.resize_with(key_count, Vec::new);
+                let rows = converter.convert_columns(columns)?;
+                for (row, id) in rows.iter().zip(ids) {
+                    *size += row.data().len();
+                    newest[*id as usize] = row.data().to_vec();
+                }
+                *known = key_count;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -161,6 +224,28 @@ impl Operator for LastByKey {
         columns.push(Arc::new(kinds));
         out.emit(batch.with_records(RecordBatch::try_new(self.output.clone(), columns)?));
         Ok(Progress::Done)
+    }
+
+    /// Per key: the key and what its newest row is ordered by, each copied once (decoded where it is not one time).
+    fn snapshot(&mut self) -> Result<Vec<StateTable>> {
+        let all: Vec<u32> = (0..self.keys.id_bound() as u32).collect();
+        let batch = |ids: &[u32]| {
+            let (key_groups, mut columns) = self.keys.keys(ids, self.key_group_count)?;
+            columns.extend(self.order.state(ids, &self.layout)?);
+            self.layout.keyed_batch(key_groups, columns)
+        };
+        Ok(vec![self.layout.table(all.chunks(BATCH_ROWS).map(batch).collect::<Result<_>>()?)])
+    }
+
+    fn restore(&mut self, tables: Vec<StateTable>, _watermark: EventTime) -> Result<()> {
+        let mut restored = Restored::new(tables);
+        for rows in restored.take(&self.layout)? {
+            let (keys, order) = rows.columns.split_at(self.keys.columns().len());
+            let ids = self.keys.intern_keys(keys, rows.row_count)?.to_vec();
+            self.order.restore(&ids, self.keys.id_bound(), order)?;
+            self.winners.resize(self.keys.id_bound(), NONE);
+        }
+        restored.finish()
     }
 
     fn state_bytes(&self) -> usize {

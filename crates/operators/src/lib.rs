@@ -19,8 +19,11 @@ pub mod first_by_key;
 pub mod last_by_key;
 
 mod bad_rows;
+#[cfg(test)]
+mod cut_runs;
 mod key_ids;
 mod row_codec;
+mod state_rows;
 mod window_rows;
 
 pub use create::create;

@@ -29,6 +29,11 @@ impl RowCodec {
         Ok(self.converter.convert_columns(taken.columns())?)
     }
 
+    /// Encodes all rows of a batch.
+    pub(crate) fn encode_all(&self, records: &RecordBatch) -> Result<Rows> {
+        Ok(self.converter.convert_columns(records.columns())?)
+    }
+
     /// Decodes rows into columns.
     pub(crate) fn decode<'a>(&self, rows: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<ArrayRef>> {
         Ok(self.converter.convert_rows(rows.into_iter().map(|row| self.parser.parse(row)))?)

@@ -17,9 +17,11 @@ use weir_core::{Batch, EventTime, OutputTag};
 use weir_expr::order_item;
 use weir_graph::descriptor;
 use weir_operator_api::{Operator, OperatorContext, OperatorError, Output, Progress, Result};
+use weir_state::StateTable;
 
 use crate::key_ids::KeyIds;
 use crate::row_codec::RowCodec;
+use crate::state_rows::{BATCH_ROWS, Restored, RowTable};
 use crate::window_rows::{Bounds, WindowColumns, cut, split_late};
 
 mod group;
@@ -29,9 +31,13 @@ use group::{Entry, Group, Rule};
 /// Builds the operator of one subtask.
 pub fn create(top: &descriptor::WindowTopN, context: &OperatorContext) -> Result<Box<dyn Operator>> {
     let input = &context.inputs[0];
+    let (columns, partition) = (WindowColumns::find(input)?, KeyIds::new(&top.partition, input)?);
+    // Rows are dealt by window and partition.
+    let key_columns = columns.indexes().into_iter().chain(partition.columns().iter().copied()).collect();
     Ok(Box::new(TopN {
-        columns: WindowColumns::find(input)?,
-        partition: KeyIds::new(&top.partition, input)?,
+        table: RowTable::new("top-rows", Vec::new(), input, key_columns, context.key_group_count),
+        columns,
+        partition,
         has_partition: !top.partition.is_empty(),
         order: Order::new(&top.order_by, input)?,
         codec: RowCodec::new(input)?,
@@ -40,7 +46,7 @@ pub fn create(top: &descriptor::WindowTopN, context: &OperatorContext) -> Result
         windows: BTreeMap::new(),
         ready: VecDeque::new(),
         watermark: EventTime::MIN,
-        origin_us: 0,
+        origin_us: context.clock.wall_unix_us(),
         output: context.output.clone(),
         batch_rows: context.batch_rows.max(1),
     }))
@@ -56,6 +62,8 @@ struct TopN {
     rule: Rule,
     has_rank: bool,
     windows: BTreeMap<Bounds, Window>,
+    /// The table of a checkpoint: the rows on all lists, whose window and partition they carry.
+    table: RowTable,
     /// Results of closed windows that have not left yet.
     ready: VecDeque<(Entry, i64)>,
     watermark: EventTime,
@@ -235,6 +243,28 @@ impl Operator for TopN {
 
     fn resume(&mut self, out: &mut dyn Output) -> Result<Progress> {
         self.step(out)
+    }
+
+    /// Per row on a list (at most the limit and ties with the last): the row, decoded once.
+    fn snapshot(&mut self) -> Result<Vec<StateTable>> {
+        for group in self.windows.values_mut().flat_map(|window| &mut window.groups) {
+            group.prune(self.rule);
+        }
+        let rows: Vec<&[u8]> = self.windows.values().flat_map(|window| &window.groups).flat_map(Group::rows).collect();
+        let batch = |rows: &[&[u8]]| self.table.batch(Vec::new(), &self.codec.decode(rows.iter().copied())?);
+        Ok(vec![self.table.layout.table(rows.chunks(BATCH_ROWS).map(batch).collect::<Result<_>>()?)])
+    }
+
+    fn restore(&mut self, tables: Vec<StateTable>, watermark: EventTime) -> Result<()> {
+        let mut restored = Restored::new(tables);
+        self.watermark = watermark;
+        for rows in restored.take(&self.table.layout)? {
+            let records = self.table.records(&rows)?;
+            for (bounds, records) in cut(&records, &self.columns.bounds(&records))? {
+                self.add(bounds, records)?;
+            }
+        }
+        restored.finish()
     }
 
     fn state_bytes(&self) -> usize {

@@ -7,22 +7,24 @@ use std::sync::Arc;
 
 use arrow_array::builder::BooleanBufferBuilder;
 use arrow_array::cast::AsArray;
-use arrow_array::types::TimestampMicrosecondType;
-use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch};
+use arrow_array::types::{Int64Type, TimestampMicrosecondType, UInt32Type};
+use arrow_array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, UInt32Array};
 use arrow_cast::{CastOptions, cast_with_options};
 use arrow_schema::{DataType, SchemaRef};
 use arrow_select::filter::{filter, filter_record_batch};
 use weir_core::batch::{EventTimeArray, event_time_type};
-use weir_core::{Batch, Clock, EventTime};
+use weir_core::{Batch, Clock, EventTime, SplitIndex};
 use weir_expr::Expression;
 use weir_graph::descriptor::WatermarkStrategy;
 use weir_operator_api::{Operator, OperatorContext, OperatorError, Output, Progress, Result, SplitEvent};
+use weir_state::StateTable;
 
 use crate::bad_rows::{bad_rows, isolate};
+use crate::state_rows::{Column, Layout, Restored, StateRows};
 
 pub mod tracker;
 
-use tracker::{Idleness, WatermarkTracker};
+use tracker::{Idleness, SplitState, WatermarkTracker};
 
 /// The event time is missing or outside the years 1 to 9999.
 pub const BAD_TIME: &str = "bad-record-time";
@@ -53,6 +55,8 @@ pub fn create(strategy: &WatermarkStrategy, context: &OperatorContext) -> Result
         max_future_skew_us: strategy.max_future_skew,
         clock: context.clock.clone(),
         tracker: WatermarkTracker::new(strategy.max_out_of_orderness, strategy.idle_timeout),
+        splits: Layout::shared("splits", split_columns()),
+        ended: Layout::shared("ended", vec![Column::new("watermark_unix_us", DataType::Int64)]),
     }))
 }
 
@@ -72,6 +76,9 @@ struct Watermark {
     max_future_skew_us: Option<i64>,
     clock: Arc<dyn Clock>,
     tracker: WatermarkTracker,
+    /// The tables of a checkpoint: splits that are not finished, and the greatest watermark of those that are.
+    splits: Layout,
+    ended: Layout,
 }
 
 impl Watermark {
@@ -170,11 +177,44 @@ impl Watermark {
         Ok(RecordBatch::try_new(self.output.clone(), columns)?)
     }
 
+    /// Says again what was said before the checkpoint that the job goes on from.
+    fn settle(&mut self, out: &mut dyn Output) {
+        if let Some(said) = self.tracker.settle() {
+            out.watermark(said);
+        }
+    }
+
     fn advance(&mut self, out: &mut dyn Output) {
         if let Some(watermark) = self.tracker.advance() {
             out.watermark(watermark);
         }
     }
+}
+
+fn split_columns() -> Vec<Column> {
+    vec![
+        // Null for rows without a split.
+        Column::new("split", DataType::UInt32),
+        Column::new("watermark_unix_us", DataType::Int64),
+        Column::new("said_unix_us", DataType::Int64),
+        Column::new("waited_us", DataType::Int64),
+        Column::new("gave_rows", DataType::Boolean),
+        Column::new("is_idle", DataType::Boolean),
+    ]
+}
+
+fn read_splits(rows: &StateRows) -> impl Iterator<Item = SplitState> {
+    let splits = rows.columns[0].as_primitive::<UInt32Type>();
+    let [watermarks, said, waited] = [1, 2, 3].map(|column: usize| rows.columns[column].as_primitive::<Int64Type>());
+    let [gave_rows, is_idle] = [4, 5].map(|column: usize| rows.columns[column].as_boolean());
+    (0..rows.row_count).map(move |row| SplitState {
+        index: splits.is_valid(row).then(|| SplitIndex(splits.value(row))),
+        watermark: EventTime(watermarks.value(row)),
+        said: EventTime(said.value(row)),
+        waited_us: waited.value(row),
+        gave_rows: gave_rows.value(row),
+        is_idle: is_idle.value(row),
+    })
 }
 
 type BadRows = Vec<(u32, String)>;
@@ -197,6 +237,7 @@ fn bounds(values: &[i64]) -> (i64, i64) {
 
 impl Operator for Watermark {
     fn process(&mut self, _input: usize, batch: Batch, out: &mut dyn Output) -> Result<Progress> {
+        self.settle(out);
         let (split, origin_us) = (batch.split, batch.origin_us);
         let good = match self.evaluate(batch, out)? {
             Some((batch, time)) => self.check(batch.records, &time, out)?,
@@ -215,6 +256,7 @@ impl Operator for Watermark {
     }
 
     fn on_watermark(&mut self, watermark: EventTime, out: &mut dyn Output) -> Result<Progress> {
+        self.settle(out);
         // Watermarks begin here; only the end of the input passes through.
         if watermark == EventTime::MAX {
             if let Some(last) = self.tracker.at_end() {
@@ -226,8 +268,17 @@ impl Operator for Watermark {
     }
 
     fn on_split(&mut self, event: SplitEvent, out: &mut dyn Output) -> Result<Progress> {
+        if let SplitEvent::Added(split) = event {
+            // An added split never moves the watermark, and one of a checkpoint must not before the others are here.
+            if self.tracker.on_added(split) == Idleness::BecameActive {
+                out.idle(false);
+            }
+            out.split(event);
+            return Ok(Progress::Done);
+        }
+        self.settle(out);
         let idleness = match event {
-            SplitEvent::Added(split) => self.tracker.on_added(split),
+            SplitEvent::Added(_) => Idleness::Unchanged,
             SplitEvent::Finished(split) => self.tracker.on_finished(split),
             SplitEvent::Waited { waited_us } => self.tracker.on_waited(waited_us),
         };
@@ -240,6 +291,37 @@ impl Operator for Watermark {
         }
         out.split(event);
         Ok(Progress::Done)
+    }
+
+    /// Six numbers per split.
+    fn snapshot(&mut self) -> Result<Vec<StateTable>> {
+        let (splits, ended) = self.tracker.snapshot();
+        let numbers = |number: fn(&SplitState) -> i64| -> ArrayRef {
+            Arc::new(Int64Array::from_iter_values(splits.iter().map(number)))
+        };
+        let flags = |flag: fn(&SplitState) -> bool| -> ArrayRef {
+            Arc::new(splits.iter().map(|split| Some(flag(split))).collect::<BooleanArray>())
+        };
+        let indexes = splits.iter().map(|split| split.index.map(|index| index.0)).collect::<UInt32Array>();
+        let columns = vec![
+            Arc::new(indexes) as ArrayRef,
+            numbers(|split| split.watermark.0),
+            numbers(|split| split.said.0),
+            numbers(|split| split.waited_us),
+            flags(|split| split.gave_rows),
+            flags(|split| split.is_idle),
+        ];
+        let ended = self.ended.shared_table(vec![Arc::new(Int64Array::from(vec![ended.0]))])?;
+        Ok(vec![self.splits.shared_table(columns)?, ended])
+    }
+
+    fn restore(&mut self, tables: Vec<StateTable>, _watermark: EventTime) -> Result<()> {
+        let mut restored = Restored::new(tables);
+        let splits = restored.take(&self.splits)?.iter().flat_map(read_splits).collect();
+        let ended = restored.take(&self.ended)?;
+        let ended = ended.iter().flat_map(|rows| rows.columns[0].as_primitive::<Int64Type>().values().iter()).max();
+        self.tracker.restore(splits, EventTime(ended.copied().unwrap_or(i64::MIN)));
+        restored.finish()
     }
 }
 

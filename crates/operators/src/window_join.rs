@@ -12,7 +12,9 @@ use weir_core::{Batch, EventTime, OutputTag};
 use weir_graph::descriptor::{self, JoinType};
 use weir_graph::{WindowSpec, join_schema};
 use weir_operator_api::{Operator, OperatorContext, OperatorError, Output, Progress, Result};
+use weir_state::StateTable;
 
+use crate::state_rows::{Restored, RowTable};
 use crate::window_rows::{Bounds, WindowColumns, cut, split_late};
 
 mod run;
@@ -33,16 +35,22 @@ pub fn create(join: &descriptor::WindowJoin, context: &OperatorContext) -> Resul
         WindowSpec::Same => Some([WindowColumns::find(left)?, WindowColumns::find(right)?]),
         _ => None,
     };
+    let layout = Layout::new(join, left, right, context.output.clone())?;
+    let table = |name: &'static str, side: usize| {
+        let key_columns = layout.key_columns(side).to_vec();
+        RowTable::new(name, Vec::new(), &context.inputs[side], key_columns, context.key_group_count)
+    };
     Ok(Box::new(WindowJoin {
         spec: join.window,
         window_columns,
-        layout: Layout::new(join, left, right, context.output.clone())?,
+        tables: [table("left-rows", 0), table("right-rows", 1)],
+        layout,
         slices: BTreeMap::new(),
         pending: BTreeSet::new(),
         buffered_bytes: 0,
         run: None,
         watermark: EventTime::MIN,
-        origin_us: 0,
+        origin_us: context.clock.wall_unix_us(),
         batch_rows: context.batch_rows.max(1),
     }))
 }
@@ -55,6 +63,8 @@ struct WindowJoin {
     /// Where the rows carry their window, for `same`.
     window_columns: Option<[WindowColumns; 2]>,
     layout: Layout,
+    /// The tables of a checkpoint: the rows of both sides, whose slices follow from them.
+    tables: [RowTable; 2],
     /// Rows by the slice they belong to, keyed by start and end.
     slices: BTreeMap<(i64, i64), Sides>,
     /// Windows that hold rows and are not closed.
@@ -74,6 +84,11 @@ impl WindowJoin {
         if let Some(columns) = self.window_columns {
             return columns[input].read(batch, out);
         }
+        let bounds = self.slices_of(&batch)?;
+        Ok((batch, bounds))
+    }
+
+    fn slices_of(&self, batch: &Batch) -> Result<Vec<Bounds>> {
         let times = batch.event_times().ok_or_else(|| OperatorError::internal("rows without event time"))?;
         let length = self.spec.slice();
         let mut slice = Bounds { start: 0, end: 0 };
@@ -85,8 +100,7 @@ impl WindowJoin {
             }
             slice
         });
-        let bounds = bounds.collect();
-        Ok((batch, bounds))
+        Ok(bounds.collect())
     }
 
     /// The end of the last window that a slice belongs to.
@@ -178,6 +192,37 @@ impl Operator for WindowJoin {
 
     fn resume(&mut self, out: &mut dyn Output) -> Result<Progress> {
         self.step(out)
+    }
+
+    /// Per row that waits: its key group; the rows themselves are shared, not copied.
+    fn snapshot(&mut self) -> Result<Vec<StateTable>> {
+        if self.run.is_some() {
+            return Err(OperatorError::internal("a barrier came before everything was emitted"));
+        }
+        let table = |side: usize| -> Result<StateTable> {
+            let pieces = self.slices.values().flat_map(|sides| &sides[side]);
+            let batches = pieces.map(|records| self.tables[side].batch(Vec::new(), records.columns()));
+            Ok(self.tables[side].layout.table(batches.collect::<Result<_>>()?))
+        };
+        Ok(vec![table(0)?, table(1)?])
+    }
+
+    fn restore(&mut self, tables: Vec<StateTable>, watermark: EventTime) -> Result<()> {
+        let mut restored = Restored::new(tables);
+        self.watermark = watermark;
+        for input in 0..2 {
+            for rows in restored.take(&self.tables[input].layout)? {
+                let batch = Batch::new(self.tables[input].records(&rows)?, 0);
+                let bounds = match self.window_columns {
+                    Some(columns) => columns[input].bounds(&batch.records),
+                    None => self.slices_of(&batch)?,
+                };
+                for (slice, records) in cut(&batch.records, &bounds)? {
+                    self.keep(input, slice, records);
+                }
+            }
+        }
+        restored.finish()
     }
 
     fn state_bytes(&self) -> usize {

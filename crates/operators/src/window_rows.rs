@@ -49,11 +49,20 @@ impl WindowColumns {
         let columns = [self.start, self.end];
         let has_nulls = columns.iter().any(|column| batch.records.column(*column).null_count() > 0);
         let batch = if has_nulls { self.without_nulls(&batch, out)? } else { batch };
-        let [starts, ends] =
-            columns.map(|column| batch.records.column(column).as_primitive::<TimestampMicrosecondType>());
-        let bounds = starts.values().iter().zip(ends.values()).map(|(start, end)| Bounds { start: *start, end: *end });
-        let bounds = bounds.collect();
+        let bounds = self.bounds(&batch.records);
         Ok((batch, bounds))
+    }
+
+    /// The bounds of each row, none of which is null.
+    pub(crate) fn bounds(&self, records: &RecordBatch) -> Vec<Bounds> {
+        let [starts, ends] =
+            [self.start, self.end].map(|column| records.column(column).as_primitive::<TimestampMicrosecondType>());
+        starts.values().iter().zip(ends.values()).map(|(start, end)| Bounds { start: *start, end: *end }).collect()
+    }
+
+    /// Where the bounds stand in a row: start and end.
+    pub(crate) fn indexes(&self) -> [usize; 2] {
+        [self.start, self.end]
     }
 
     fn without_nulls(&self, batch: &Batch, out: &mut dyn Output) -> Result<Batch> {

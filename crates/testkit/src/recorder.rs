@@ -127,7 +127,7 @@ impl Recorder {
     }
 }
 
-fn tag_name(tag: OutputTag) -> &'static str {
+pub(crate) fn tag_name(tag: OutputTag) -> &'static str {
     match tag {
         OutputTag::Main => "main",
         OutputTag::Late => "late",

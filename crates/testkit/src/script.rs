@@ -18,7 +18,8 @@ use std::time::Duration;
 use arrow_schema::SchemaRef;
 use weir_core::key_group::KEY_GROUP_COUNT_DEFAULT;
 use weir_core::{Batch, Clock, EventTime, KeyGroupRange, OperatorUid, SplitIndex, SubtaskIndex};
-use weir_operator_api::{Operator, OperatorContext, Progress, SplitEvent};
+use weir_operator_api::{Operator, OperatorContext, Progress, Result, SplitEvent};
+use weir_state::StateTable;
 
 use crate::clock::FakeClock;
 use crate::recorder::Recorder;
@@ -44,6 +45,56 @@ pub fn context(inputs: Vec<SchemaRef>, output: SchemaRef) -> (OperatorContext, A
     (context, clock)
 }
 
+/// One thing that happens to an operator.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Rows of one input.
+    Rows(usize, Batch),
+    /// The watermark of all inputs.
+    Watermark(EventTime),
+    /// All inputs are idle, or one is active again.
+    Idle(bool),
+    /// News about a split.
+    Split(SplitEvent),
+    /// The clock moves.
+    Clock(Duration),
+    /// No input follows.
+    End,
+}
+
+/// Reads a script as events.
+pub fn events(script: &str, inputs: &[SchemaRef]) -> Vec<Event> {
+    lines(script).map(|line| event(line, inputs)).collect()
+}
+
+fn lines(script: &str) -> impl Iterator<Item = &str> {
+    script.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'))
+}
+
+fn event(line: &str, inputs: &[SchemaRef]) -> Event {
+    let (verb, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+    match (verb, rest.trim()) {
+        ("wm", time) => Event::Watermark(EventTime(micros(time))),
+        ("idle", _) => Event::Idle(true),
+        ("active", _) => Event::Idle(false),
+        ("end", _) => Event::End,
+        ("clock", time) => Event::Clock(Duration::from_micros(micros(time) as u64)),
+        ("split", event) => Event::Split(split_event(event)),
+        (verb, rows) if verb.starts_with("rows") => rows_event(&verb["rows".len()..], rows, inputs),
+        _ => panic!("unknown command '{line}'"),
+    }
+}
+
+fn rows_event(place: &str, rows: &str, inputs: &[SchemaRef]) -> Event {
+    let number = |text: &str| text.parse().unwrap_or_else(|_| panic!("'rows{place}': expected rows, rows@1 or rows#1"));
+    let (input, split) = match (place.strip_prefix('@'), place.strip_prefix('#')) {
+        (Some(input), _) => (number(input) as usize, None),
+        (_, Some(split)) => (0, Some(SplitIndex(number(split)))),
+        _ => (0, None),
+    };
+    Event::Rows(input, Batch { records: read_rows(&inputs[input], rows), split, origin_us: 0 })
+}
+
 /// An operator with its inputs, its clock and a recorder.
 pub struct Runner {
     operator: Box<dyn Operator>,
@@ -63,8 +114,8 @@ impl Runner {
     /// Runs a script and gives its transcript.
     pub fn run(&mut self, script: &str) -> String {
         let mut transcript = String::new();
-        for line in script.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
-            self.command(line);
+        for line in lines(script) {
+            self.apply(&event(line, &self.inputs));
             transcript.push_str(&format!("> {line}\n{}", self.recorder.transcript()));
         }
         transcript
@@ -99,6 +150,18 @@ impl Runner {
         self.finish(progress);
     }
 
+    /// Has the operator emit what it holds back for efficiency, as a barrier does, and takes its state.
+    pub fn snapshot(&mut self) -> Vec<StateTable> {
+        let progress = self.operator.on_barrier(&mut self.recorder).expect("on_barrier succeeds");
+        self.finish(progress);
+        self.operator.snapshot().expect("snapshot succeeds")
+    }
+
+    /// Gives the operator the state of a checkpoint.
+    pub fn restore(&mut self, tables: Vec<StateTable>, watermark: EventTime) -> Result<()> {
+        self.operator.restore(tables, watermark)
+    }
+
     /// The operator, for what no command does.
     pub fn operator(&mut self) -> &mut dyn Operator {
         self.operator.as_mut()
@@ -115,30 +178,18 @@ impl Runner {
         panic!("the operator wants to be resumed for ever");
     }
 
-    fn command(&mut self, line: &str) {
-        let (verb, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-        match (verb, rest.trim()) {
-            ("wm", time) => self.watermark(EventTime(micros(time))),
-            ("idle", _) => self.idle(true),
-            ("active", _) => self.idle(false),
-            ("end", _) => self.end(),
-            ("clock", time) => self.clock.advance(Duration::from_micros(micros(time) as u64)),
-            ("split", event) => self.split(split_event(event)),
-            (verb, rows) if verb.starts_with("rows") => self.rows(&verb["rows".len()..], rows),
-            _ => panic!("unknown command '{line}'"),
+    /// Lets one thing happen.
+    pub fn apply(&mut self, event: &Event) {
+        match event {
+            Event::Rows(input, batch) => {
+                self.batch(*input, Batch { origin_us: self.clock.wall_unix_us(), ..batch.clone() });
+            }
+            Event::Watermark(time) => self.watermark(*time),
+            Event::Idle(is_idle) => self.idle(*is_idle),
+            Event::Split(event) => self.split(*event),
+            Event::Clock(by) => self.clock.advance(*by),
+            Event::End => self.end(),
         }
-    }
-
-    fn rows(&mut self, place: &str, rows: &str) {
-        let number =
-            |text: &str| text.parse().unwrap_or_else(|_| panic!("'rows{place}': expected rows, rows@1 or rows#1"));
-        let (input, split) = match (place.strip_prefix('@'), place.strip_prefix('#')) {
-            (Some(input), _) => (number(input) as usize, None),
-            (_, Some(split)) => (0, Some(SplitIndex(number(split)))),
-            _ => (0, None),
-        };
-        let records = read_rows(&self.inputs[input], rows);
-        self.batch(input, Batch { records, split, origin_us: self.clock.wall_unix_us() });
     }
 }
 
@@ -156,7 +207,7 @@ fn split_event(text: &str) -> SplitEvent {
 mod tests {
     use super::*;
     use crate::rows::schema;
-    use weir_operator_api::{Output, Result};
+    use weir_operator_api::Output;
 
     /// Passes rows on one at a time, by way of `resume`.
     #[derive(Default)]

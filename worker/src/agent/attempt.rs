@@ -6,25 +6,31 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use weir_core::{FencingToken, JobId, SplitIndex, WorkerId};
+use weir_checkpoint::{CheckpointStore, TaskState as Snapshot};
+use weir_core::{CheckpointId, FencingToken, JobId, SplitIndex, WorkerId};
 use weir_graph::{Edge, JobPlan};
 use weir_operator_api::{OperatorMetrics, Split};
 use weir_proto::v1::{self, TaskState};
 use weir_proto::{convert, convert::ConvertError};
 
 use super::Worker;
+use super::cuts::TaskCuts;
 use super::reports::{Place, Reporter, Subject};
-use crate::error::{DEPLOY_INVALID, TaskError};
+use crate::error::{DEPLOY_INVALID, SOURCE_BUSY, TaskError};
 use crate::exchange::receiver::AttemptInbox;
 use crate::exchange::{AttemptKey, ChannelKey, ChannelSender, Link};
 use crate::http;
 use crate::input::gate::ChannelInput;
 use crate::input::{Gate, GateSender};
 use crate::output::{EdgeWriter, Partitioner, WriterOptions};
+use crate::snapshot::encode::of_store;
+use crate::snapshot::{Checkpointing, TriggerOrder};
 use crate::task::counters::OperatorCounters;
+use crate::task::orders::{AfterBarrier, ORDERS_MAX, TaskOrder};
+use crate::task::runner::Cuts;
 use crate::task::supervise::{Milestone, Outcome, Signals, StopMode, supervise};
 use crate::task::{SourcePart, TaskCounters, TaskKey, TaskParts};
 
@@ -57,6 +63,8 @@ struct Attempt {
     /// Streams to other workers, until the start opens them.
     links: Vec<Link>,
     counters: BTreeMap<TaskKey, Arc<TaskCounters>>,
+    orders: BTreeMap<TaskKey, mpsc::Sender<TaskOrder>>,
+    checkpointing: Option<Checkpointing>,
     tasks: TaskTracker,
     /// A task ended otherwise than finished.
     is_broken: Arc<AtomicBool>,
@@ -76,6 +84,8 @@ struct Deployment {
     locations: BTreeMap<TaskKey, (WorkerId, String)>,
     tasks: BTreeSet<TaskKey>,
     sources: BTreeMap<TaskKey, SourcePart>,
+    checkpoints: Option<v1::CheckpointSetup>,
+    restores: BTreeMap<TaskKey, v1::TaskRestore>,
 }
 
 impl Attempts {
@@ -107,8 +117,10 @@ impl Attempts {
         }
     }
 
-    fn build(&mut self, deployment: Deployment) -> Result<(), TaskError> {
+    fn build(&mut self, mut deployment: Deployment) -> Result<(), TaskError> {
         let cancel = CancellationToken::new();
+        let checkpointing = self.checkpointing(&deployment, cancel.clone())?;
+        let mut restores = restores(&mut deployment, checkpointing.as_ref())?;
         let mut wiring = Wiring::new(&self.worker.id, &deployment, cancel.clone());
         let mut gates = BTreeMap::new();
         for task in &deployment.tasks {
@@ -129,12 +141,20 @@ impl Attempts {
             stop,
             links: links.into_values().collect(),
             counters: BTreeMap::new(),
+            orders: BTreeMap::new(),
+            checkpointing,
             tasks: TaskTracker::new(),
             is_broken: Arc::default(),
         };
         for (task, gate) in gates {
             let counters = counters_of(&deployment.plan, task, &self.worker);
             attempt.counters.insert(task, Arc::clone(&counters));
+            let subject = Subject { attempt: deployment.key, task };
+            let vertex = &deployment.plan.vertices[task.vertex.index()].name;
+            let cuts = attempt.checkpointing.clone().map(|checkpointing| {
+                let (worker, reporter) = (self.worker.clone(), self.reporter.clone());
+                Arc::new(TaskCuts { worker, reporter, subject, vertex: vertex.clone(), checkpointing }) as Arc<dyn Cuts>
+            });
             let parts = TaskParts {
                 environment: self.worker.environment.clone(),
                 job: deployment.key.job,
@@ -145,22 +165,37 @@ impl Attempts {
                 gate,
                 writers: writers.remove(&task).unwrap_or_default(),
                 counters,
+                cuts,
+                restore: restores.remove(&task),
             };
-            self.spawn(&attempt, Subject { attempt: deployment.key, task }, parts);
+            let (orders, ordered) = mpsc::channel(ORDERS_MAX);
+            attempt.orders.insert(task, orders);
+            self.spawn(&attempt, subject, parts, ordered);
         }
         attempt.tasks.close();
         self.live.insert(deployment.key, attempt);
         Ok(())
     }
 
-    fn spawn(&self, attempt: &Attempt, subject: Subject, parts: TaskParts) {
+    /// What the tasks need for checkpoints, if the job takes any.
+    fn checkpointing(
+        &self,
+        deployment: &Deployment,
+        cancel: CancellationToken,
+    ) -> Result<Option<Checkpointing>, TaskError> {
+        let Some(setup) = &deployment.checkpoints else { return Ok(None) };
+        let (whose, clock) = ((deployment.key.job, deployment.key.token), self.worker.environment.clock.clone());
+        Checkpointing::new(whose, setup, self.worker.stores.clone(), clock, cancel).map(Some)
+    }
+
+    fn spawn(&self, attempt: &Attempt, subject: Subject, parts: TaskParts, orders: mpsc::Receiver<TaskOrder>) {
         let (worker, reporter) = (self.worker.clone(), self.reporter.clone());
         let (signals, is_broken) = (attempt.signals.clone(), Arc::clone(&attempt.is_broken));
         let (counters, plan) = (Arc::clone(&parts.counters), Arc::clone(&parts.plan));
         let task = async move {
             let vertex = plan.vertices[subject.task.vertex.index()].name.as_str();
             let (job, subtask) = (subject.attempt.job, subject.task.subtask);
-            let outcome = supervise(parts, signals, |milestone| {
+            let outcome = supervise(parts, signals, orders, |milestone| {
                 let state = match milestone {
                     Milestone::Initialized => TaskState::Initializing,
                     Milestone::Running => TaskState::Running,
@@ -197,6 +232,47 @@ impl Attempts {
             self.worker.spawned.spawn(async move { link.run(transport.as_ref(), token, cancel).await });
         }
         attempt.start.send_replace(true);
+    }
+
+    /// Puts a barrier into the sources of an attempt.
+    pub(crate) fn trigger(&self, key: AttemptKey, order: v1::TriggerCheckpoint) {
+        let Some(attempt) = self.live.get(&key) else { return };
+        let Some(checkpointing) = &attempt.checkpointing else { return };
+        let checkpoint = CheckpointId(order.checkpoint_id);
+        let after = match order.after_barrier() {
+            v1::AfterBarrier::Stop => AfterBarrier::Stop,
+            v1::AfterBarrier::Drain => AfterBarrier::Drain,
+            v1::AfterBarrier::GoOn | v1::AfterBarrier::Unspecified => AfterBarrier::GoOn,
+        };
+        let came_at = self.worker.environment.clock.monotonic();
+        checkpointing.ordered(checkpoint, TriggerOrder { came_at, savepoint_directory: order.savepoint_directory });
+        for (task, orders) in &attempt.orders {
+            let is_source = attempt.plan.inputs_of(task.vertex).next().is_none();
+            if !is_source || orders.try_send(TaskOrder::Trigger { checkpoint, after }).is_ok() || orders.is_closed() {
+                continue;
+            }
+            let subject = Subject { attempt: key, task: *task };
+            let vertex = attempt.plan.vertices[task.vertex.index()].name.clone();
+            let (worker, reporter) = (self.worker.clone(), self.reporter.clone());
+            let cuts = TaskCuts { worker, reporter, subject, vertex, checkpointing: checkpointing.clone() };
+            cuts.declined(
+                checkpoint,
+                TaskError::external(SOURCE_BUSY, "the source has not obeyed the last orders yet"),
+            );
+        }
+    }
+
+    /// A checkpoint is committed, or given up.
+    pub(crate) fn checkpoint_ended(&self, key: AttemptKey, checkpoint: CheckpointId, is_completed: bool) {
+        let Some(attempt) = self.live.get(&key) else { return };
+        if let (Some(checkpointing), false) = (&attempt.checkpointing, is_completed) {
+            checkpointing.give_up(checkpoint);
+        }
+        let order = if is_completed { TaskOrder::Completed(checkpoint) } else { TaskOrder::Aborted(checkpoint) };
+        for orders in attempt.orders.values() {
+            // See `ORDERS_MAX`: nothing depends on this one.
+            let _ = orders.try_send(order);
+        }
     }
 
     /// Ends the sources of an attempt.
@@ -299,7 +375,12 @@ impl Deployment {
             locations: BTreeMap::new(),
             tasks: BTreeSet::new(),
             sources: BTreeMap::new(),
+            checkpoints: order.checkpoints,
+            restores: BTreeMap::new(),
         };
+        for restore in order.restores {
+            deployment.restores.insert(known(restore.task)?, restore);
+        }
         for location in order.locations {
             let place = (WorkerId(location.worker), location.data_address);
             deployment.locations.insert(known(location.task)?, place);
@@ -319,6 +400,24 @@ impl Deployment {
         }
         Ok(deployment)
     }
+}
+
+/// What a task takes back, and the store it lies in.
+type Restore = (Snapshot, Arc<dyn CheckpointStore>);
+
+/// Reads what the tasks take back, and finds the stores it lies in.
+fn restores(
+    deployment: &mut Deployment,
+    checkpointing: Option<&Checkpointing>,
+) -> Result<BTreeMap<TaskKey, Restore>, TaskError> {
+    let mut restores = BTreeMap::new();
+    for (task, restore) in std::mem::take(&mut deployment.restores) {
+        let setup = checkpointing.ok_or_else(|| invalid("an order to restore that does not say where from"))?;
+        let place = format!("restore of subtask {} of vertex {}", task.subtask, task.vertex);
+        let state = Snapshot::decode(&restore.state, &place).map_err(|error| of_store(&error))?;
+        restores.insert(task, (state, setup.store(&restore.store)?));
+    }
+    Ok(restores)
 }
 
 fn invalid(message: impl Into<String>) -> TaskError {

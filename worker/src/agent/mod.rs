@@ -2,6 +2,7 @@
 //! [`run`] is the whole worker; the wiring calls it.
 
 mod attempt;
+mod cuts;
 mod publish;
 mod reports;
 mod session;
@@ -26,6 +27,7 @@ use crate::error::WorkerError;
 use crate::exchange::transport::{CONNECTION_WINDOW_BYTES, HTTP_FRAME_BYTES_MAX, STREAM_WINDOW_BYTES};
 use crate::exchange::{Inbox, TonicTransport, Transport};
 use crate::http;
+use crate::snapshot::Stores;
 use crate::task::build::Environment;
 
 /// Longest time that data threads get to end at a shutdown; tasks have ended before.
@@ -42,6 +44,8 @@ pub(crate) struct Worker {
     pub(crate) data: Handle,
     /// Everything spawned on the control threads for jobs.
     pub(crate) spawned: TaskTracker,
+    /// Checkpoint stores.
+    pub(crate) stores: Stores,
 }
 
 /// Where the worker can be reached.
@@ -72,6 +76,7 @@ pub async fn run(
         http: web.as_ref().and_then(|web| web.local_addr().ok()).map(|web| web.to_string()).unwrap_or_default(),
     };
     let threads = data_threads(config.data_threads)?;
+    let stores = Stores::of_process(Arc::clone(&clock));
     let worker = Worker {
         id: worker_id(clock.as_ref(), address),
         environment: Environment {
@@ -85,6 +90,7 @@ pub async fn run(
         transport: Arc::new(TonicTransport),
         data: threads.handle().clone(),
         spawned: TaskTracker::new(),
+        stores,
     };
     tracing::info!(worker = %worker.id, data = %addresses.data, slots = config.slots, "worker starts");
     let closed = CancellationToken::new();

@@ -1,6 +1,7 @@
 //! What tasks tell the coordinator: states, failures, prepared output. One bounded queue that the session empties.
 
 use tokio::sync::mpsc;
+use weir_checkpoint::TaskState as Snapshot;
 use weir_core::{Clock, WorkerId};
 use weir_proto::convert;
 use weir_proto::v1::worker_message::Message;
@@ -8,6 +9,8 @@ use weir_proto::v1::{self, TaskState};
 
 use crate::error::TaskError;
 use crate::exchange::AttemptKey;
+use crate::snapshot::OperatorSnapshot;
+use crate::snapshot::upload::without_sections;
 use crate::task::TaskKey;
 use crate::task::runner::Prepared;
 use crate::task::supervise::Outcome;
@@ -81,8 +84,9 @@ impl Subject {
                 failure: Some(failure(&error, place)),
                 ..self.changed(TaskState::Failed)
             },
-            Outcome::Finished(Prepared { committables, totals }) => v1::TaskStateChanged {
+            Outcome::Finished(Prepared { committables, totals, operators }) => v1::TaskStateChanged {
                 metrics,
+                final_state: final_state(operators),
                 committables: committables
                     .iter()
                     .map(|item| convert::committable_to_proto(&item.sink, item.subtask, &item.description))
@@ -94,6 +98,19 @@ impl Subject {
                 ..self.changed(TaskState::Finished)
             },
         })
+    }
+}
+
+/// What a finished task leaves to later checkpoints. Its rows are gone into results; what sinks keep as rows must be
+/// committed with the end of the job.
+fn final_state(operators: Vec<OperatorSnapshot>) -> Vec<u8> {
+    let state = Snapshot { operators: operators.into_iter().map(without_sections).collect() };
+    match state.encode() {
+        Ok(bytes) => bytes.to_vec(),
+        Err(error) => {
+            tracing::error!("the last state of a task cannot be written: {error}");
+            Vec::new()
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 use tonic::transport::Endpoint;
-use weir_core::{Clock, error};
+use weir_core::{CheckpointId, Clock, error};
 use weir_proto::convert;
 use weir_proto::v1::coordinator_message::Message as Order;
 use weir_proto::v1::worker_link_service_client::WorkerLinkServiceClient;
@@ -233,7 +233,13 @@ impl Session<'_> {
                 let answer = async move { reporter.send(publish(worker, order).await).await };
                 self.worker.spawned.spawn(answer);
             }
-            Order::TriggerCheckpoint(_) | Order::CheckpointCompleted(_) | Order::CheckpointAborted(_) => {}
+            Order::TriggerCheckpoint(order) => self.attempts.trigger(key, order),
+            Order::CheckpointCompleted(order) => {
+                self.attempts.checkpoint_ended(key, CheckpointId(order.checkpoint_id), true);
+            }
+            Order::CheckpointAborted(order) => {
+                self.attempts.checkpoint_ended(key, CheckpointId(order.checkpoint_id), false);
+            }
             Order::Registered(_) | Order::Refused(_) => {}
         }
     }

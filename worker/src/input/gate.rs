@@ -73,6 +73,15 @@ pub struct Gate {
     /// Taken from the shared queue in one go, so that the lock is held once per many elements.
     taken: VecDeque<Item>,
     channels: Vec<(ChannelInput, Arc<dyn ReturnCredit>)>,
+    /// What came on blocked channels, by channel; its room is not given back, so their senders stop.
+    held: Vec<Held>,
+    is_any_blocked: bool,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    is_blocked: bool,
+    items: VecDeque<Item>,
 }
 
 /// The sending end of one channel.
@@ -99,6 +108,7 @@ impl Gate {
 
     fn open(&mut self, input: ChannelInput, returns: Arc<dyn ReturnCredit>) -> usize {
         self.channels.push((input, returns));
+        self.held.push(Held::default());
         self.channels.len() - 1
     }
 
@@ -116,10 +126,7 @@ impl Gate {
     ///
     /// **Errors**: a channel broke, or its data cannot be read.
     pub fn try_next(&mut self) -> Result<Option<Received>, TaskError> {
-        if self.taken.is_empty() {
-            std::mem::swap(&mut self.taken, &mut *self.shared.queue.lock());
-        }
-        let Some(Item { channel, payload, bytes }) = self.taken.pop_front() else {
+        let Some(Item { channel, payload, bytes }) = self.pop() else {
             return match &*self.shared.failure.lock() {
                 Some(error) => Err(error.clone()),
                 None => Ok(None),
@@ -132,6 +139,36 @@ impl Gate {
         };
         returns.give_back(bytes);
         Ok(Some(Received { channel, element }))
+    }
+
+    fn pop(&mut self) -> Option<Item> {
+        loop {
+            if self.taken.is_empty() {
+                std::mem::swap(&mut self.taken, &mut *self.shared.queue.lock());
+            }
+            let item = self.taken.pop_front()?;
+            if !(self.is_any_blocked && self.held[item.channel].is_blocked) {
+                return Some(item);
+            }
+            self.held[item.channel].items.push_back(item);
+        }
+    }
+
+    /// From now on a channel gives nothing.
+    pub fn block(&mut self, channel: usize) {
+        self.held[channel].is_blocked = true;
+        self.is_any_blocked = true;
+    }
+
+    /// All channels give again, first what was held.
+    pub fn unblock_all(&mut self) {
+        self.is_any_blocked = false;
+        for held in &mut self.held {
+            held.is_blocked = false;
+            for item in held.items.drain(..).rev() {
+                self.taken.push_front(item);
+            }
+        }
     }
 
     /// The next element; waits while there is none. **Cancel safety**: loses nothing.
@@ -235,6 +272,26 @@ mod tests {
         for task in tasks {
             task.await.expect("sender ends");
         }
+    }
+
+    #[test]
+    fn blocked_channel_holds_its_elements_and_its_credit() {
+        let mut gate = Gate::default();
+        let senders: Vec<GateSender> = (0..2).map(|_| gate.open_local(input(), 1 << 20)).collect();
+        let push = |channel: usize, n: i64| {
+            senders[channel].credits().take(ELEMENT_BYTES);
+            senders[channel].push(StreamElement::Watermark(EventTime(n)), ELEMENT_BYTES);
+        };
+        let next = |gate: &mut Gate| match gate.try_next().expect("never breaks") {
+            Some(Received { channel, element: StreamElement::Watermark(EventTime(n)) }) => Some((channel, n)),
+            _ => None,
+        };
+        gate.block(0);
+        [(0, 1), (1, 2), (0, 3), (1, 4)].into_iter().for_each(|(channel, n)| push(channel, n));
+        assert_eq!((next(&mut gate), next(&mut gate), next(&mut gate)), (Some((1, 2)), Some((1, 4)), None));
+        gate.unblock_all();
+        push(0, 5);
+        assert_eq!((next(&mut gate), next(&mut gate), next(&mut gate)), (Some((0, 1)), Some((0, 3)), Some((0, 5))));
     }
 
     proptest! {

@@ -52,6 +52,11 @@ impl WatermarkValve {
         }
     }
 
+    /// The same, after a restore: the watermark had come this far and does not go back.
+    pub fn restored(channel_count: usize, watermark: EventTime) -> Self {
+        WatermarkValve { watermark, greatest: watermark, ..Self::new(channel_count) }
+    }
+
     /// A channel's watermark; one that goes back is ignored.
     pub fn on_watermark(&mut self, channel: usize, watermark: EventTime) -> Change {
         let (last, _) = &mut self.channels[channel];

@@ -66,7 +66,8 @@ impl EdgeWriter {
             StreamElement::Batch(batch) => self
                 .add_rows(batch, now)
                 .map_err(|error| TaskError { operator: None, ..TaskError::of_operator(&"".into(), &error) })?,
-            StreamElement::Watermark(watermark) => self.add_watermark(watermark, now)?,
+            // The last time before the end is told too: what ends with the input depends on it.
+            StreamElement::Watermark(watermark) if watermark < EventTime::MAX => self.add_watermark(watermark, now)?,
             other => {
                 self.flush_all()?;
                 self.ready.extend((0..self.channels.len()).map(|target| (target, other.clone())));

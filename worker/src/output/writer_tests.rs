@@ -125,3 +125,21 @@ fn small_pieces_leave_as_one_batch_when_it_is_full() {
     assert!(matches!(next(), Some(StreamElement::Batch(batch)) if batch.num_rows() == 110 && batch.origin_us == 0));
     assert!(matches!(next(), Some(StreamElement::Watermark(EventTime(98)))), "it only came later");
 }
+
+#[test]
+fn last_time_before_the_end_is_not_swallowed_by_the_end() {
+    let options = WriterOptions { batch_rows: 8192, flush_interval: Duration::from_millis(5) };
+    let (mut writer, mut gates) = writer(2, options);
+    for watermark in [EventTime(5), EventTime(7), EventTime::MAX] {
+        now_or_never(writer.write(StreamElement::Watermark(watermark), Duration::ZERO));
+    }
+    for gate in &mut gates {
+        let mut watermarks = Vec::new();
+        while let Some(received) = gate.try_next().expect("no channel breaks") {
+            if let StreamElement::Watermark(watermark) = received.element {
+                watermarks.push(watermark);
+            }
+        }
+        assert_eq!(watermarks, [EventTime(7), EventTime::MAX]);
+    }
+}

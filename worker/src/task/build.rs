@@ -1,12 +1,13 @@
 //! Builds a task: creates its operators, opens its reader and writers. Opening touches the outside world and may wait:
 //! it runs on the control threads, everything of a task at once, for a bounded time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use weir_checkpoint::{CheckpointStore, TaskState};
 use weir_core::{Clock, EdgeId, FencingToken, JobId, KeyGroupRange};
 use weir_graph::plan::PlannedRole;
 use weir_graph::{JobPlan, PlannedOperator, Vertex};
@@ -16,11 +17,12 @@ use weir_operator_api::{
 
 use super::chain::{Body, Chain};
 use super::counters::{TaskCounters, TaskKey};
-use super::runner::{Runner, Sink};
+use super::runner::{Cuts, Runner, Sink};
 use super::source_task::Source;
 use crate::error::{DEPLOY_INVALID, OPEN_TIMEOUT, TaskError};
 use crate::input::Gate;
 use crate::output::EdgeWriter;
+use crate::snapshot::restore::{self, RestoredTask};
 
 /// Makes an operator from its description; `weir_operators::create` outside of tests.
 pub type CreateOperator = fn(&PlannedOperator, OperatorContext) -> Result<Box<dyn Operator>, OperatorError>;
@@ -69,6 +71,10 @@ pub struct TaskParts {
     pub writers: BTreeMap<EdgeId, EdgeWriter>,
     /// Counters, one entry per operator.
     pub counters: Arc<TaskCounters>,
+    /// Where cuts go; absent when the job takes no checkpoints.
+    pub cuts: Option<Arc<dyn Cuts>>,
+    /// What the task takes back, and from where.
+    pub restore: Option<(TaskState, Arc<dyn CheckpointStore>)>,
 }
 
 /// A task ready to run.
@@ -101,18 +107,37 @@ impl TaskParts {
     /// Opens everything.
     ///
     /// **Errors**: the first operator that does not open; sinks that did open are aborted.
-    pub async fn build(self) -> Result<Built, TaskError> {
+    pub async fn build(mut self) -> Result<Built, TaskError> {
         let planned = self.vertex().operators.clone();
-        let opening: Vec<_> = planned.iter().map(|operator| self.open(operator)).collect();
+        let restored = self.fetch().await?;
+        let opening: Vec<_> = planned.iter().map(|operator| self.open(operator, &restored)).collect();
         let opened = futures::future::join_all(opening).await;
         if opened.iter().any(Result::is_err) {
             return Err(close(opened).await);
         }
         let opened = opened.into_iter().flatten().collect();
-        Ok(self.assemble(&planned, opened))
+        let mut built = self.assemble(&planned, opened);
+        if let Err(error) = built.runner.chain.restore(restored) {
+            built.runner.abort().await;
+            return Err(error);
+        }
+        Ok(built)
     }
 
-    async fn open(&self, planned: &PlannedOperator) -> Result<Opened, TaskError> {
+    /// Fetches what the task takes back, on the control threads.
+    async fn fetch(&mut self) -> Result<RestoredTask, TaskError> {
+        let Some((state, store)) = self.restore.take() else { return Ok(RestoredTask::new()) };
+        let groups = self.plan.options.key_group_count;
+        let range = KeyGroupRange::of_subtask(self.key.subtask.0, self.vertex().parallelism, groups);
+        let fetching = self.environment.control.spawn(restore::fetch(state, store, range));
+        let gone = |error: tokio::task::JoinError| match error.try_into_panic() {
+            Ok(payload) => TaskError::panic(payload.as_ref()),
+            Err(_) => TaskError::external(OPEN_TIMEOUT, "the worker is shutting down"),
+        };
+        fetching.await.map_err(gone)?
+    }
+
+    async fn open(&self, planned: &PlannedOperator, restored: &RestoredTask) -> Result<Opened, TaskError> {
         let unknown = |what: &str| {
             let message =
                 format!("this worker has no {what} of kind '{}'; are all processes of one version?", planned.kind);
@@ -130,7 +155,8 @@ impl TaskParts {
             }
             PlannedRole::Sink => {
                 let factory = registry.sink(&planned.kind).ok_or_else(|| unknown("sink"))?.clone();
-                let context = self.sink_context(planned);
+                let mut context = self.sink_context(planned);
+                context.restored = restored.get(&planned.uid).map(|sink| sink.sinks.clone()).unwrap_or_default();
                 self.bounded(planned, async move { factory.writer(context).await.map(Opened::Writer) }).await
             }
         }
@@ -221,7 +247,8 @@ impl TaskParts {
                     Body::Source
                 }
                 Opened::Writer(writer) => {
-                    sinks.push(Sink { uid: planned[node].uid.clone(), writer });
+                    let uid = planned[node].uid.clone();
+                    sinks.push(Sink { uid, writer, node, prepared: None, uncommitted: VecDeque::new() });
                     Body::Sink(sinks.len() - 1)
                 }
             };
@@ -236,6 +263,8 @@ impl TaskParts {
             flush_interval: self.plan.options.flush_interval,
             sinks_due: None,
             state_due: clock.monotonic(),
+            cuts: self.cuts,
+            freeze: Duration::ZERO,
             clock,
         };
         Built { runner, head }

@@ -4,17 +4,23 @@
 //! An operator that answers `More` is *unfinished*: what its parent emits into it meanwhile waits in its inbox. The task
 //! calls [`Chain::advance`] until nobody is unfinished. The deepest goes first, so that an operator is never asked for
 //! more while its own children are still busy with the last piece.
+//!
+//! A barrier walks the tree like rows do: each operator sends what it holds back, is frozen, and only then passes the
+//! barrier on. What was frozen waits in [`Chain::frozen`] until the barrier has left the last operator.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use weir_core::{Batch, Clock, EdgeId, EventTime, OperatorUid, StreamElement};
+use weir_core::{Barrier, Batch, CheckpointId, Clock, EdgeId, EventTime, OperatorUid, StreamElement, SubtaskIndex};
 use weir_graph::{PlannedOperator, Target};
 use weir_operator_api::{BadRecord, Operator, OperatorError, OperatorMetrics, Output, OutputTag, Progress, SplitEvent};
 
 use super::bad_log::BadLog;
 use crate::error::TaskError;
+use crate::snapshot::OperatorSnapshot;
+use crate::snapshot::restore::RestoredOperator;
+use crate::snapshot::take::{counters, resume_counters};
 
 /// What an operator of the chain is.
 pub enum Body {
@@ -40,6 +46,15 @@ pub enum Pending {
         /// The rows.
         batch: Batch,
     },
+    /// A sink has got the rows in front of a barrier: it is to prepare them, then [`Chain::sink_froze`] is due.
+    SinkBarrier {
+        /// The task's sink.
+        sink: usize,
+        /// The operator of the chain.
+        node: usize,
+        /// Of which checkpoint.
+        checkpoint: CheckpointId,
+    },
     /// A sink has got its last rows: [`Chain::sink_ended`] is due, after what those rows brought back.
     SinkEnd {
         /// The operator of the chain.
@@ -54,6 +69,7 @@ enum Call {
     Watermark(EventTime),
     Idle(bool),
     Split(SplitEvent),
+    Barrier(CheckpointId),
     End,
 }
 
@@ -79,6 +95,7 @@ struct Node {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Unfinished {
     Call,
+    Barrier(CheckpointId),
     End,
 }
 
@@ -89,6 +106,7 @@ pub struct Chain {
     error: Option<TaskError>,
     clock: Arc<dyn Clock>,
     subtask: u32,
+    frozen: Vec<Option<OperatorSnapshot>>,
 }
 
 impl Chain {
@@ -100,7 +118,9 @@ impl Chain {
         subtask: u32,
     ) -> Self {
         let nodes = planned.iter().zip(parts).map(|(planned, (body, metrics))| Node::new(planned, body, metrics));
-        Chain { nodes: nodes.collect(), pending: VecDeque::new(), error: None, clock, subtask }
+        let nodes: Vec<Node> = nodes.collect();
+        let frozen = vec![None; nodes.len()];
+        Chain { nodes, pending: VecDeque::new(), error: None, clock, subtask, frozen }
     }
 
     /// The next thing to send.
@@ -131,6 +151,59 @@ impl Chain {
     pub fn end(&mut self) -> Result<(), TaskError> {
         self.call(0, Call::End);
         self.check()
+    }
+
+    /// A barrier has come on all inputs of the head operator.
+    pub fn barrier(&mut self, checkpoint: CheckpointId) -> Result<(), TaskError> {
+        self.frozen.iter_mut().for_each(|frozen| *frozen = None);
+        self.call(0, Call::Barrier(checkpoint));
+        self.check()
+    }
+
+    /// A sink has prepared what came in front of the barrier; its bad records have been given to [`Chain::bad`].
+    pub fn sink_froze(&mut self, node: usize, checkpoint: CheckpointId) -> Result<(), TaskError> {
+        self.freeze(node, checkpoint);
+        self.check()
+    }
+
+    /// What the operators held at the last barrier, in chain order, when it has passed all of them.
+    pub fn frozen(&mut self) -> Vec<OperatorSnapshot> {
+        self.frozen.iter_mut().filter_map(Option::take).collect()
+    }
+
+    /// Where the operators stand at the end: no rows of state are left.
+    pub fn ended(&self) -> Vec<OperatorSnapshot> {
+        self.nodes.iter().map(|node| node.snapshot(self.subtask, true)).collect()
+    }
+
+    /// Gives operators back what a checkpoint held, before any input, and tells everyone downstream how far the
+    /// watermark had come.
+    ///
+    /// **Errors**: state that an operator cannot read.
+    pub fn restore(&mut self, mut restored: BTreeMap<OperatorUid, RestoredOperator>) -> Result<(), TaskError> {
+        for node in &mut self.nodes {
+            let Some(state) = restored.remove(&node.uid) else { continue };
+            resume_counters(&node.metrics, &state.counters);
+            (node.watermark_in, node.watermark_out) = (state.watermark_in, state.watermark_out);
+            node.metrics.watermark_in.store(state.watermark_in.0, Relaxed);
+            node.metrics.watermark_out.store(state.watermark_out.0, Relaxed);
+            if let Body::Operator(Some(operator)) = &mut node.body {
+                let taken = operator.restore(state.tables, state.watermark_in);
+                taken.map_err(|error| TaskError::of_operator(&node.uid, &error))?;
+            }
+        }
+        for index in 0..self.nodes.len() {
+            let watermark = self.nodes[index].watermark_out;
+            if watermark > EventTime::MIN {
+                self.to_edges(index, &StreamElement::Watermark(watermark));
+            }
+        }
+        Ok(())
+    }
+
+    /// Input watermark of the head operator.
+    pub fn head_watermark(&self) -> EventTime {
+        self.nodes[0].watermark_in
     }
 
     /// Rows that the source at the head has read.
@@ -236,6 +309,13 @@ impl Chain {
                     self.run(index, Unfinished::Call, |operator, out| operator.on_split(event, out));
                 }
             }
+            Call::Barrier(checkpoint) => match node.body {
+                Body::Operator(_) => {
+                    self.run(index, Unfinished::Barrier(checkpoint), |operator, out| operator.on_barrier(out));
+                }
+                Body::Source => self.freeze(index, checkpoint),
+                Body::Sink(sink) => self.pending.push_back(Pending::SinkBarrier { sink, node: index, checkpoint }),
+            },
             Call::End if node.has_ended => {}
             Call::End => {
                 node.has_ended = true;
@@ -267,13 +347,36 @@ impl Chain {
         }
         match progress {
             Ok(Progress::More) => self.nodes[index].unfinished = Some(kind),
-            Ok(Progress::Done) if kind == Unfinished::End => self.pass_end(index),
-            Ok(Progress::Done) => {}
+            Ok(Progress::Done) => match kind {
+                Unfinished::Call => {}
+                Unfinished::Barrier(checkpoint) => self.freeze(index, checkpoint),
+                Unfinished::End => self.pass_end(index),
+            },
             Err(error) => {
                 let error = TaskError::of_operator(&self.nodes[index].uid, &error);
                 self.error.get_or_insert(error);
             }
         }
+    }
+
+    /// Freezes an operator, then passes the barrier on.
+    fn freeze(&mut self, index: usize, checkpoint: CheckpointId) {
+        let subtask = self.subtask;
+        let node = &mut self.nodes[index];
+        let mut snapshot = node.snapshot(subtask, false);
+        if let Body::Operator(Some(operator)) = &mut node.body {
+            match operator.snapshot() {
+                Ok(tables) => snapshot.tables = tables,
+                Err(error) => {
+                    let error = TaskError::of_operator(&node.uid, &error);
+                    self.error.get_or_insert(error);
+                    return;
+                }
+            }
+        }
+        self.frozen[index] = Some(snapshot);
+        self.to_edges(index, &StreamElement::Barrier(Barrier { checkpoint }));
+        self.to_children(index, || Call::Barrier(checkpoint));
     }
 
     fn pass_end(&mut self, index: usize) {
@@ -321,6 +424,24 @@ impl Node {
             unfinished: None,
             inbox: VecDeque::new(),
             bad_log: BadLog::default(),
+        }
+    }
+}
+
+impl Node {
+    /// Where the operator stands, without its rows.
+    fn snapshot(&self, subtask: u32, has_ended: bool) -> OperatorSnapshot {
+        OperatorSnapshot {
+            uid: self.uid.clone(),
+            subtask: SubtaskIndex(subtask),
+            has_ended,
+            watermark_in: self.watermark_in,
+            watermark_out: self.watermark_out,
+            counters: counters(&self.metrics),
+            tables: Vec::new(),
+            splits: Vec::new(),
+            sink_states: Vec::new(),
+            committables: Vec::new(),
         }
     }
 }

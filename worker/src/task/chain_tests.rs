@@ -111,6 +111,10 @@ fn drain(chain: &mut Chain) -> Vec<String> {
                 Pending::Edge(edge, StreamElement::Batch(batch)) => format!("edge {edge}: {} rows", batch.num_rows()),
                 Pending::Edge(edge, element) => format!("edge {edge}: {element:?}"),
                 Pending::Sink { batch, .. } => format!("sink: {} rows", batch.num_rows()),
+                Pending::SinkBarrier { node, checkpoint, .. } => {
+                    chain.sink_froze(node, checkpoint).expect("no error");
+                    format!("sink: barrier {checkpoint}")
+                }
                 Pending::SinkEnd { node } => {
                     chain.sink_ended(node);
                     "sink: end".to_owned()

@@ -5,10 +5,12 @@ pub mod build;
 pub mod chain;
 pub mod counters;
 pub mod operator_task;
+pub mod orders;
 pub mod runner;
 pub mod source_task;
 pub mod supervise;
 
 pub use build::{Environment, SourcePart, TaskParts};
 pub use counters::{TaskCounters, TaskKey};
+pub use orders::{AfterBarrier, TaskOrder};
 pub use supervise::{Outcome, StopMode};

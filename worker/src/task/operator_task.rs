@@ -1,81 +1,169 @@
 //! The loop of a task that is fed by exchanges: next element out of the gate, through the chain, on.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use weir_core::StreamElement;
+use tokio::sync::mpsc;
+use weir_core::{CheckpointId, EventTime, StreamElement};
 
 use super::counters::Doing;
+use super::orders::TaskOrder;
 use super::runner::Runner;
 use crate::error::TaskError;
+use crate::input::align::Verdict;
 use crate::input::watermark::Change;
-use crate::input::{Gate, Received, WatermarkValve};
+use crate::input::{Aligner, Gate, Received, WatermarkValve};
+
+struct Loop<'a> {
+    runner: &'a mut Runner,
+    gate: &'a mut Gate,
+    valve: WatermarkValve,
+    aligner: Aligner,
+    /// When the first barrier of the checkpoint at hand came, monotonic.
+    began_at: Duration,
+}
+
+/// What woke the loop.
+enum Woken {
+    Received(Received),
+    Order(Option<TaskOrder>),
+    Timer,
+}
 
 /// Runs until all channels have ended. Dropped to cancel.
-pub async fn run(runner: &mut Runner, gate: &mut Gate) -> Result<(), TaskError> {
-    let mut valve = WatermarkValve::new(gate.channel_count());
+pub async fn run(
+    runner: &mut Runner,
+    gate: &mut Gate,
+    orders: &mut mpsc::Receiver<TaskOrder>,
+) -> Result<(), TaskError> {
+    let (channels, watermark) = (gate.channel_count(), runner.chain.head_watermark());
+    // The end of an earlier attempt's input is no time.
+    let watermark = if watermark == EventTime::MAX { EventTime::MIN } else { watermark };
+    let (valve, aligner) = (WatermarkValve::restored(channels, watermark), Aligner::new(channels));
+    let mut task = Loop { runner, gate, valve, aligner, began_at: Duration::ZERO };
     loop {
-        let received = match gate.try_next()? {
-            Some(received) => Some(received),
-            None => wait(runner, gate).await?,
+        let woken = match task.gate.try_next()? {
+            Some(received) => Woken::Received(received),
+            None => task.wait(orders).await?,
         };
-        if let Some(Received { channel, element }) = received {
-            let is_batch = matches!(element, StreamElement::Batch(_));
-            let change = match element {
-                StreamElement::Batch(batch) => {
-                    runner.chain.process(gate.input_of(channel), batch)?;
-                    runner.settle().await?;
-                    Change::default()
+        match woken {
+            Woken::Received(received) => {
+                if task.take(received).await? {
+                    return Ok(());
                 }
-                StreamElement::Watermark(watermark) => valve.on_watermark(channel, watermark),
-                StreamElement::Idle => valve.on_idle(channel),
-                StreamElement::Active => valve.on_active(channel),
-                StreamElement::EndOfInput => valve.on_end(channel),
-                StreamElement::Barrier(_) => {
-                    return Err(TaskError::internal("internal", "a barrier came, but this job takes no checkpoints"));
-                }
-            };
-            apply(runner, change).await?;
-            if change.has_ended {
-                return Ok(());
             }
-            if is_batch {
-                // Tasks share threads; each gets its turn after every batch.
-                tokio::task::yield_now().await;
-            }
+            Woken::Order(Some(order)) => task.obey(&order),
+            Woken::Order(None) | Woken::Timer => {}
         }
-        runner.flush_due().await?;
+        while let Ok(order) = orders.try_recv() {
+            task.obey(&order);
+        }
+        task.runner.flush_due().await?;
     }
 }
 
-/// Waits for an element; `None` when something is to be flushed first.
-async fn wait(runner: &mut Runner, gate: &mut Gate) -> Result<Option<Received>, TaskError> {
-    let (deadline, clock, counters) = (runner.deadline(), Arc::clone(&runner.clock), Arc::clone(&runner.counters));
-    let wait = async {
-        tokio::select! {
-            biased;
-            received = gate.next() => received.map(Some),
-            () = Runner::wait_for_deadline(deadline, clock.as_ref()) => Ok(None),
-        }
-    };
-    counters.watch(Doing::Idle, wait).await
-}
+impl Loop<'_> {
+    /// Waits for an element, an order, or the moment in which something is to be flushed.
+    async fn wait(&mut self, orders: &mut mpsc::Receiver<TaskOrder>) -> Result<Woken, TaskError> {
+        let runner = &*self.runner;
+        let (deadline, clock, counters) = (runner.deadline(), Arc::clone(&runner.clock), Arc::clone(&runner.counters));
+        let wait = async {
+            tokio::select! {
+                biased;
+                received = self.gate.next() => received.map(Woken::Received),
+                order = orders.recv(), if !orders.is_closed() => Ok(Woken::Order(order)),
+                () = Runner::wait_for_deadline(deadline, clock.as_ref()) => Ok(Woken::Timer),
+            }
+        };
+        counters.watch(Doing::Idle, wait).await
+    }
 
-async fn apply(runner: &mut Runner, change: Change) -> Result<(), TaskError> {
-    if change.is_idle == Some(false) {
-        runner.chain.idle(false)?;
-        runner.settle().await?;
+    /// Takes one element; `true` when it was the last.
+    async fn take(&mut self, Received { channel, element }: Received) -> Result<bool, TaskError> {
+        let is_batch = matches!(element, StreamElement::Batch(_));
+        let change = match element {
+            StreamElement::Batch(batch) => {
+                self.runner.chain.process(self.gate.input_of(channel), batch)?;
+                self.runner.settle().await?;
+                Change::default()
+            }
+            StreamElement::Watermark(watermark) => self.valve.on_watermark(channel, watermark),
+            StreamElement::Idle => self.valve.on_idle(channel),
+            StreamElement::Active => self.valve.on_active(channel),
+            StreamElement::EndOfInput => {
+                // The end stands for every barrier; it belongs in front of the cut it completes.
+                let verdict = self.aligner.on_end(channel);
+                self.aligned(channel, verdict).await?;
+                self.valve.on_end(channel)
+            }
+            StreamElement::Barrier(barrier) => {
+                if self.aligner.current() != Some(barrier.checkpoint) {
+                    self.began_at = self.runner.clock.monotonic();
+                }
+                let verdict = self.aligner.on_barrier(channel, barrier.checkpoint);
+                self.aligned(channel, verdict).await?;
+                Change::default()
+            }
+        };
+        self.apply(change).await?;
+        if is_batch {
+            // Tasks share threads; each gets its turn after every batch.
+            tokio::task::yield_now().await;
+        }
+        Ok(change.has_ended)
     }
-    for watermark in [change.end_time, change.watermark].into_iter().flatten() {
-        runner.chain.watermark(watermark)?;
-        runner.settle().await?;
+
+    fn obey(&mut self, order: &TaskOrder) {
+        match order {
+            TaskOrder::Aborted(checkpoint) => {
+                if self.aligner.on_abort(*checkpoint) == Verdict::Released {
+                    self.gate.unblock_all();
+                }
+            }
+            TaskOrder::Completed(checkpoint) => self.runner.completed(*checkpoint),
+            // Barriers come through the channels.
+            TaskOrder::Trigger { .. } => {}
+        }
     }
-    if change.is_idle == Some(true) {
-        runner.chain.idle(true)?;
-        runner.settle().await?;
+
+    async fn aligned(&mut self, channel: usize, verdict: Verdict) -> Result<(), TaskError> {
+        match verdict {
+            Verdict::Nothing | Verdict::Released => Ok(()),
+            Verdict::Blocked { is_first } => {
+                if is_first {
+                    self.gate.unblock_all();
+                }
+                self.gate.block(channel);
+                Ok(())
+            }
+            Verdict::Complete(checkpoint) => self.cut(checkpoint).await,
+        }
     }
-    if change.has_ended {
-        runner.chain.end()?;
-        runner.settle().await?;
+
+    async fn cut(&mut self, checkpoint: CheckpointId) -> Result<(), TaskError> {
+        self.runner.cut(checkpoint, self.began_at, Vec::new()).await?;
+        self.gate.unblock_all();
+        Ok(())
     }
-    Ok(())
+
+    async fn apply(&mut self, change: Change) -> Result<(), TaskError> {
+        let runner = &mut *self.runner;
+        if change.is_idle == Some(false) {
+            runner.chain.idle(false)?;
+            runner.settle().await?;
+        }
+        for watermark in [change.end_time, change.watermark].into_iter().flatten() {
+            runner.chain.watermark(watermark)?;
+            runner.settle().await?;
+        }
+        if change.is_idle == Some(true) {
+            runner.chain.idle(true)?;
+            runner.settle().await?;
+        }
+        if change.has_ended {
+            runner.chain.end()?;
+            runner.settle().await?;
+        }
+        Ok(())
+    }
 }

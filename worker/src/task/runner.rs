@@ -1,19 +1,21 @@
 //! What both task loops share: the chain with its edges and sinks. Sends what leaves the chain before the chain gets
 //! anything new, in order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use futures::FutureExt;
-use weir_core::{Clock, EdgeId, OperatorUid};
-use weir_operator_api::{Committable, Cut, SinkReport, SinkWriter};
+use weir_checkpoint::SplitState;
+use weir_core::{CheckpointId, Clock, EdgeId, OperatorUid, Value};
+use weir_operator_api::{Committable, Cut, PreparedOutput, SinkReport, SinkWriter};
 
 use super::chain::{Chain, Pending};
 use super::counters::{Doing, TaskCounters};
 use crate::error::TaskError;
 use crate::output::EdgeWriter;
+use crate::snapshot::{OperatorSnapshot, TaskSnapshot};
 
 /// How often the size of the state is asked for.
 const STATE_INTERVAL: Duration = Duration::from_millis(500);
@@ -24,6 +26,21 @@ pub struct Sink {
     pub uid: OperatorUid,
     /// Its writer.
     pub writer: Box<dyn SinkWriter>,
+    /// Its place in the chain.
+    pub node: usize,
+    /// What it prepared at the cut at hand.
+    pub prepared: Option<PreparedOutput>,
+    /// What it prepared since the last checkpoint that is known to be committed.
+    pub uncommitted: VecDeque<(CheckpointId, Value)>,
+}
+
+/// Takes what a task froze, and its refusals; `agent` writes and reports them.
+pub trait Cuts: Send + Sync {
+    /// The task has passed the barrier.
+    fn taken(&self, snapshot: TaskSnapshot);
+
+    /// The task cannot take part in the checkpoint.
+    fn declined(&self, checkpoint: CheckpointId, error: TaskError);
 }
 
 /// What a finished task leaves to be committed.
@@ -33,6 +50,8 @@ pub struct Prepared {
     pub committables: Vec<Committable>,
     /// Totals of each sink.
     pub totals: Vec<(OperatorUid, SinkReport)>,
+    /// What the task leaves to later checkpoints.
+    pub operators: Vec<OperatorSnapshot>,
 }
 
 /// The chain of a task with everything it writes to.
@@ -53,6 +72,10 @@ pub struct Runner {
     pub sinks_due: Option<Duration>,
     /// When the size of the state is asked for next.
     pub state_due: Duration,
+    /// Where cuts go; absent when the job takes no checkpoints.
+    pub cuts: Option<Arc<dyn Cuts>>,
+    /// How long sinks took at the cut at hand.
+    pub freeze: Duration,
 }
 
 impl Runner {
@@ -82,11 +105,23 @@ impl Runner {
                 self.counters.watch(Doing::BackPressured, write).await
             }
             Pending::Sink { sink, node, batch } => {
-                let Sink { uid, writer } = &mut self.sinks[sink];
+                let Sink { uid, writer, .. } = &mut self.sinks[sink];
                 let written = self.counters.watch(Doing::BackPressured, writer.write(batch)).await;
                 self.sinks_due = Some(self.clock.monotonic() + self.flush_interval);
                 let bad = written.map_err(|error| TaskError::of_operator(uid, &error))?;
                 self.chain.bad(node, bad)
+            }
+            Pending::SinkBarrier { sink, node, checkpoint } => {
+                let began = self.clock.monotonic();
+                let Sink { uid, writer, prepared, uncommitted, .. } = &mut self.sinks[sink];
+                let output =
+                    self.counters.watch(Doing::BackPressured, writer.prepare(Cut::Checkpoint(checkpoint))).await;
+                let mut output = output.map_err(|error| TaskError::of_operator(uid, &error))?;
+                let committables = std::mem::take(&mut output.committables);
+                uncommitted.extend(committables.into_iter().map(|item| (checkpoint, item.description)));
+                *prepared = Some(output);
+                self.freeze += self.clock.monotonic().saturating_sub(began);
+                self.chain.sink_froze(node, checkpoint)
             }
             Pending::SinkEnd { node } => {
                 self.chain.sink_ended(node);
@@ -119,7 +154,7 @@ impl Runner {
         }
         if self.sinks_due.is_some_and(|due| due <= now) {
             self.sinks_due = None;
-            for Sink { uid, writer } in &mut self.sinks {
+            for Sink { uid, writer, .. } in &mut self.sinks {
                 let flushed = self.counters.watch(Doing::BackPressured, writer.flush()).await;
                 flushed.map_err(|error| TaskError::of_operator(uid, &error))?;
             }
@@ -135,13 +170,71 @@ impl Runner {
         }
     }
 
+    /// The barrier of a checkpoint has come on all inputs: freezes the operators, lets the barrier through, and hands on
+    /// what was frozen. `began_at` is when the first barrier came, `splits` where the source of the task stands.
+    pub async fn cut(
+        &mut self,
+        checkpoint: CheckpointId,
+        began_at: Duration,
+        splits: Vec<SplitState>,
+    ) -> Result<(), TaskError> {
+        let Some(cuts) = self.cuts.clone() else {
+            return Err(TaskError::internal("internal", "a barrier came, but this job takes no checkpoints"));
+        };
+        let aligned_at = self.clock.monotonic();
+        self.freeze = Duration::ZERO;
+        self.chain.barrier(checkpoint)?;
+        self.freeze += self.clock.monotonic().saturating_sub(aligned_at);
+        self.settle().await?;
+        let mut operators = self.chain.frozen();
+        if let Some(head) = operators.first_mut() {
+            head.splits = splits;
+        }
+        for sink in &mut self.sinks {
+            let prepared = sink.prepared.take();
+            if let (Some(operator), Some(prepared)) = (operators.get_mut(sink.node), prepared) {
+                operator.tables = prepared.tables;
+                operator.sink_states = prepared.values;
+                operator.committables = sink.uncommitted.iter().map(|(_, item)| item.clone()).collect();
+            }
+        }
+        let alignment = aligned_at.saturating_sub(began_at);
+        cuts.taken(TaskSnapshot { checkpoint, operators, began_at, alignment, freeze: self.freeze });
+        Ok(())
+    }
+
+    /// The task cannot take part in a checkpoint.
+    pub fn decline(&self, checkpoint: CheckpointId, error: TaskError) {
+        if let Some(cuts) = &self.cuts {
+            cuts.declined(checkpoint, error);
+        }
+    }
+
+    /// A checkpoint is committed, with all output prepared up to it.
+    pub fn completed(&mut self, checkpoint: CheckpointId) {
+        for sink in &mut self.sinks {
+            while sink.uncommitted.front().is_some_and(|(of, _)| *of <= checkpoint) {
+                sink.uncommitted.pop_front();
+            }
+        }
+    }
+
     /// All input is processed: makes the output of all sinks ready for the commit.
     pub async fn prepare(&mut self) -> Result<Prepared, TaskError> {
-        let mut prepared = Prepared::default();
-        for Sink { uid, writer } in &mut self.sinks {
+        let mut prepared = Prepared { operators: self.chain.ended(), ..Prepared::default() };
+        for Sink { uid, writer, node, uncommitted, .. } in &mut self.sinks {
             let output = self.counters.watch(Doing::BackPressured, writer.prepare(Cut::End)).await;
             let output = output.map_err(|error| TaskError::of_operator(uid, &error))?;
-            prepared.committables.extend(output.committables);
+            let operator = &mut prepared.operators[*node];
+            let earlier = uncommitted.drain(..).map(|(_, item)| item);
+            let last = output.committables.iter().map(|item| item.description.clone());
+            operator.committables = earlier.chain(last).collect();
+            let (sink, subtask) = (uid.clone(), operator.subtask);
+            let committable =
+                |description: &Value| Committable { sink: sink.clone(), subtask, description: description.clone() };
+            prepared.committables.extend(operator.committables.iter().map(committable));
+            operator.sink_states = output.values;
+            operator.tables = output.tables;
             prepared.totals.push((uid.clone(), writer.report()));
         }
         Ok(prepared)
@@ -149,7 +242,7 @@ impl Runner {
 
     /// The attempt is over without a commit: sinks remove what they wrote, each even if another one panics.
     pub async fn abort(&mut self) {
-        for Sink { uid, writer } in &mut self.sinks {
+        for Sink { uid, writer, .. } in &mut self.sinks {
             let aborted = std::panic::AssertUnwindSafe(writer.abort()).catch_unwind().await;
             if let Err(payload) = aborted {
                 tracing::error!(operator = %uid, "sink panicked while it removed its output: {}", TaskError::panic(payload.as_ref()));

@@ -1,15 +1,18 @@
-//! The loop of a task that begins with a source: commands first, then one event of the reader, through the chain, on.
+//! The loop of a task that begins with a source: orders first, then one event of the reader, through the chain, on.
+//! A barrier goes into the stream between two events, with the reader's positions as they are there.
 
 use std::future::Future;
 use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::sync::watch;
-use weir_core::{EventTime, OperatorUid};
+use tokio::sync::{mpsc, watch};
+use weir_checkpoint::SplitState;
+use weir_core::{CheckpointId, EventTime, OperatorUid};
 use weir_operator_api::{SourceEvent, SourceReader, Split, SplitEvent};
 
 use super::counters::Doing;
+use super::orders::{AfterBarrier, TaskOrder};
 use super::runner::Runner;
 use super::supervise::StopMode;
 use crate::error::TaskError;
@@ -31,6 +34,7 @@ pub async fn run(
     runner: &mut Runner,
     source: &mut Source,
     stop: &mut watch::Receiver<Option<StopMode>>,
+    orders: &mut mpsc::Receiver<TaskOrder>,
 ) -> Result<(), TaskError> {
     for split in &source.splits {
         if source.reader.holds_watermark(split) {
@@ -43,7 +47,18 @@ pub async fn run(
         if let Some(mode) = *stop.borrow_and_update() {
             break mode;
         }
-        let Some(event) = next(runner, source, stop, &mut waited).await? else { continue };
+        let mut is_over = false;
+        while let Ok(order) = orders.try_recv() {
+            is_over |= obey(runner, source, order).await?;
+        }
+        if is_over {
+            break StopMode::NoDrain;
+        }
+        let event = match next(runner, source, (&mut *stop, &mut *orders), &mut waited).await? {
+            Next::Event(event) => event,
+            Next::Order(order) if obey(runner, source, order).await? => break StopMode::NoDrain,
+            Next::Order(_) | Next::Stop => continue,
+        };
         match event {
             SourceEvent::Batch(batch) => runner.chain.emit_source(batch)?,
             SourceEvent::Bad(bad) => runner.chain.bad(0, bad)?,
@@ -62,19 +77,73 @@ pub async fn run(
     runner.settle().await
 }
 
-/// The next event; `None` when a stop was ordered. While the reader has nothing, tells the chain how long, and flushes.
+/// Obeys an order; `true` when nothing is to be read after it.
+async fn obey(runner: &mut Runner, source: &mut Source, order: TaskOrder) -> Result<bool, TaskError> {
+    let (checkpoint, after) = match order {
+        TaskOrder::Trigger { checkpoint, after } => (checkpoint, after),
+        TaskOrder::Completed(checkpoint) => {
+            runner.completed(checkpoint);
+            return Ok(false);
+        }
+        // A source never waits for a barrier.
+        TaskOrder::Aborted(_) => return Ok(false),
+    };
+    let splits = match positions(source) {
+        Ok(splits) => splits,
+        Err(error) => {
+            runner.decline(checkpoint, error);
+            return Ok(false);
+        }
+    };
+    if after == AfterBarrier::Drain {
+        runner.chain.watermark(EventTime::MAX)?;
+        runner.settle().await?;
+    }
+    cut(runner, checkpoint, splits).await?;
+    Ok(after != AfterBarrier::GoOn)
+}
+
+async fn cut(runner: &mut Runner, checkpoint: CheckpointId, splits: Vec<SplitState>) -> Result<(), TaskError> {
+    let now = runner.clock.monotonic();
+    runner.cut(checkpoint, now, splits).await
+}
+
+/// Where the reader stands in each split.
+pub fn positions(source: &Source) -> Result<Vec<SplitState>, TaskError> {
+    let positions = source.reader.positions().map_err(|error| TaskError::of_operator(&source.uid, &error))?;
+    let split = |split: &Split| {
+        let at = positions.iter().find(|position| position.split == split.index);
+        SplitState {
+            index: split.index,
+            description: split.description.clone(),
+            // A split of which the reader says nothing was not begun since it was given out.
+            position: at.map_or_else(|| split.position.clone(), |at| at.position.clone()),
+            is_finished: at.is_some_and(|at| at.is_finished),
+        }
+    };
+    Ok(source.splits.iter().map(split).collect())
+}
+
+/// What comes next to a source.
+enum Next {
+    Event(SourceEvent),
+    Order(TaskOrder),
+    Stop,
+}
+
+/// The next event or order. While the reader has nothing, tells the chain how long, and flushes.
 async fn next(
     runner: &mut Runner,
     source: &mut Source,
-    stop: &mut watch::Receiver<Option<StopMode>>,
+    (stop, orders): (&mut watch::Receiver<Option<StopMode>>, &mut mpsc::Receiver<TaskOrder>),
     waited: &mut Duration,
-) -> Result<Option<SourceEvent>, TaskError> {
+) -> Result<Next, TaskError> {
     let uid = source.uid.clone();
     let mut event = pin!(source.reader.next());
     let failed = |error| TaskError::of_operator(&uid, &error);
     // Most events are there at once and need no timer.
     if let Poll::Ready(event) = poll_once(event.as_mut()).await {
-        return event.map(Some).map_err(failed);
+        return event.map(Next::Event).map_err(failed);
     }
     let clock = runner.clock.clone();
     loop {
@@ -85,6 +154,7 @@ async fn next(
             tokio::select! {
                 biased;
                 changed = stop.changed() => Woken::Stop(changed.is_ok()),
+                Some(order) = orders.recv() => Woken::Order(order),
                 event = &mut event => Woken::Event(event),
                 () = Runner::wait_for_deadline(Some(wake_at), clock.as_ref()) => Woken::Timer,
             }
@@ -97,10 +167,11 @@ async fn next(
             runner.settle().await?;
         }
         match woken {
-            Woken::Stop(true) => return Ok(None),
+            Woken::Stop(true) => return Ok(Next::Stop),
+            Woken::Order(order) => return Ok(Next::Order(order)),
             // Nobody is left who could order a stop; the attempt is being cancelled.
             Woken::Stop(false) => std::future::pending().await,
-            Woken::Event(event) => return event.map(Some).map_err(failed),
+            Woken::Event(event) => return event.map(Next::Event).map_err(failed),
             Woken::Timer => runner.flush_due().await?,
         }
     }
@@ -108,6 +179,7 @@ async fn next(
 
 enum Woken {
     Stop(bool),
+    Order(TaskOrder),
     Event(weir_operator_api::Result<SourceEvent>),
     Timer,
 }

@@ -4,10 +4,11 @@
 use std::panic::AssertUnwindSafe;
 
 use futures::FutureExt;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::build::{Built, Head, TaskParts};
+use super::orders::TaskOrder;
 use super::runner::{Prepared, Runner};
 use super::{operator_task, source_task};
 use crate::error::TaskError;
@@ -53,7 +54,12 @@ pub enum Milestone {
 }
 
 /// Runs one task to its end. `reached` is told of milestones.
-pub async fn supervise(parts: TaskParts, mut signals: Signals, mut reached: impl FnMut(Milestone)) -> Outcome {
+pub async fn supervise(
+    parts: TaskParts,
+    mut signals: Signals,
+    mut orders: mpsc::Receiver<TaskOrder>,
+    mut reached: impl FnMut(Milestone),
+) -> Outcome {
     // Opening is not cut short by a cancel: what has been opened must be known to be removed. It is bounded by its
     // timeout.
     let opened = AssertUnwindSafe(parts.build()).catch_unwind().await;
@@ -66,7 +72,7 @@ pub async fn supervise(parts: TaskParts, mut signals: Signals, mut reached: impl
     let ran = tokio::select! {
         biased;
         () = cancel.cancelled() => None,
-        ran = AssertUnwindSafe(run(&mut runner, &mut head, &mut signals, &mut reached)).catch_unwind() => Some(ran),
+        ran = AssertUnwindSafe(run(&mut runner, &mut head, (&mut signals, &mut orders), &mut reached)).catch_unwind() => Some(ran),
     };
     let outcome = match ran {
         None => Outcome::Canceled,
@@ -81,7 +87,7 @@ pub async fn supervise(parts: TaskParts, mut signals: Signals, mut reached: impl
 async fn run(
     runner: &mut Runner,
     head: &mut Head,
-    signals: &mut Signals,
+    (signals, orders): (&mut Signals, &mut mpsc::Receiver<TaskOrder>),
     reached: &mut impl FnMut(Milestone),
 ) -> Result<Prepared, TaskError> {
     reached(Milestone::Initialized);
@@ -91,9 +97,20 @@ async fn run(
     }
     runner.counters.restart();
     reached(Milestone::Running);
+    // What a restore has to tell everyone downstream goes first.
+    runner.settle().await?;
+    let mut splits = Vec::new();
     match head {
-        Head::Source(source) => source_task::run(runner, source, &mut signals.stop).await?,
-        Head::Gate(gate) => operator_task::run(runner, gate).await?,
+        Head::Source(source) => {
+            source_task::run(runner, source, &mut signals.stop, orders).await?;
+            // Without positions no checkpoint was taken either.
+            splits = source_task::positions(source).unwrap_or_default();
+        }
+        Head::Gate(gate) => operator_task::run(runner, gate, orders).await?,
     }
-    runner.prepare().await
+    let mut prepared = runner.prepare().await?;
+    if let Some(head) = prepared.operators.first_mut() {
+        head.splits = splits;
+    }
+    Ok(prepared)
 }

@@ -239,7 +239,7 @@ fn b3_running_attempt_and_young_objects_are_spared() {
     let retained = [checkpoint(owner, 5, &[kept])];
     let at = |now_unix_ms, running| Sweep { now_unix_ms, age_min: Duration::from_secs(3600), running };
     assert_eq!(orphans(owner, &listed, &retained, &at(HOUR_MS - 1, Some(token(2)))), Vec::<String>::new());
-    assert_eq!(orphans(owner, &listed, &retained, &at(i64::MAX, Some(token(2)))), [lost.clone()]);
+    assert_eq!(orphans(owner, &listed, &retained, &at(i64::MAX, Some(token(2)))), std::slice::from_ref(&lost));
     assert_eq!(orphans(owner, &listed, &retained, &at(HOUR_MS, None)), [pending, lost, running]);
 }
 
@@ -254,7 +254,10 @@ fn b4_savepoints_and_foreign_objects_are_never_given() {
         manifest: layout::MANIFEST.to_owned(),
         ..checkpoint(owner, 2, &["data/x".to_owned()])
     };
-    let dropped =
-        [checkpoint(before, 1, &[shared.clone()]), checkpoint(owner, 3, &[shared, "data/x".into()]), savepoint];
+    let dropped = [
+        checkpoint(before, 1, std::slice::from_ref(&shared)),
+        checkpoint(owner, 3, &[shared, "data/x".into()]),
+        savepoint,
+    ];
     assert_eq!(deletable(owner, &[], &dropped), [dropped[1].manifest.clone()]);
 }

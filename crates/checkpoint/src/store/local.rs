@@ -214,22 +214,30 @@ fn put(root: &Path, name: &Path, unfinished: &Path, bytes: &Bytes) -> Result<()>
     let directory = name.parent().unwrap_or(root);
     let oldest = directory.ancestors().find(|directory| directory.exists()).unwrap_or(root).to_owned();
     let file = create(directory, unfinished).map_err(error)?;
-    let linked = write(file, bytes).and_then(|()| fs::hard_link(unfinished, name));
-    let unlinked = fs::remove_file(unfinished);
-    match linked {
-        Ok(()) => unlinked.map_err(error)?,
-        Err(taken) if taken.kind() == ErrorKind::AlreadyExists => {
-            if fs::read(name).map_err(error)? != *bytes {
-                return Err(CheckpointError::AlreadyExists { place });
-            }
-        }
-        Err(other) if matches!(other.kind(), ErrorKind::Unsupported) => {
-            let source = format!("this file system has no hard links, choose another directory: {other}").into();
-            return Err(CheckpointError::Refused { place, operation: "put", source });
-        }
-        Err(other) => return Err(error(other)),
-    }
+    let linked = write(file, bytes).map_err(error).and_then(|()| link(unfinished, name, bytes));
+    // Whether or not it has its name now, the unfinished one goes; what cannot be unlinked is found by a sweep.
+    let unlinked = fs::remove_file(unfinished).map_err(error);
+    linked.and(unlinked)?;
     sync_directories(root, directory, &oldest).map_err(error)
+}
+
+/// Gives the synced file its name; the same bytes under that name are as good.
+fn link(unfinished: &Path, name: &Path, bytes: &Bytes) -> Result<()> {
+    let place = name.display().to_string();
+    let error = |error| from_io("put", &place, error);
+    match fs::hard_link(unfinished, name) {
+        Ok(()) => Ok(()),
+        Err(taken) if taken.kind() == ErrorKind::AlreadyExists => match fs::read(name).map_err(error)? == *bytes {
+            true => Ok(()),
+            false => Err(CheckpointError::AlreadyExists { place }),
+        },
+        // The file was just written next to its name, so these are not missing rights.
+        Err(other) if matches!(other.kind(), ErrorKind::Unsupported | ErrorKind::PermissionDenied) => {
+            let source = format!("this file system has no hard links, choose another directory: {other}").into();
+            Err(CheckpointError::Refused { place, operation: "put", source })
+        }
+        Err(other) => Err(error(other)),
+    }
 }
 
 /// Creates the unfinished file and the directories above it; a delete may take an empty one away in between.

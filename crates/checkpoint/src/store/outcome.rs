@@ -11,25 +11,40 @@ use crate::error::Cause;
 pub(crate) fn sort(operation: &'static str, place: &str, error: object_store::Error) -> CheckpointError {
     use object_store::Error;
     let place = place.to_owned();
-    // Servers disagree on the status for the same failure (an unknown key is 403 or 404), so the words count too.
+    // Servers disagree on the status for the same failure (an unknown key is 403 or 404), so their code counts too.
     let text = chain(&error).join(": ");
     let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
-    let denied = says(&["InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "ExpiredToken", "InvalidToken"]);
+    let code = text.split_once("<Code>").and_then(|(_, after)| after.split_once("</Code>")).map(|(code, _)| code);
     let source = |error: Error| -> Cause { Box::new(error) };
     match error {
         error @ (Error::PermissionDenied { .. } | Error::Unauthenticated { .. }) => {
             CheckpointError::Permission { place, operation, source: source(error) }
         }
-        error if denied => CheckpointError::Permission { place, operation, source: source(error) },
-        error if says(&["NoSuchBucket"]) => CheckpointError::Refused { place, operation, source: source(error) },
+        error if code.is_some_and(is_denial) || says(&["code: AccessDenied"]) => {
+            CheckpointError::Permission { place, operation, source: source(error) }
+        }
+        // A bucket, or something else that is not there; what asks for an object wants to know about the object.
+        error @ Error::NotFound { .. } if code.is_some_and(|code| !["NoSuchKey", "NotFound"].contains(&code)) => {
+            CheckpointError::Refused { place, operation, source: source(error) }
+        }
         Error::NotFound { .. } => CheckpointError::NotFound { place },
-        Error::AlreadyExists { .. } | Error::Precondition { .. } => CheckpointError::AlreadyExists { place },
+        Error::AlreadyExists { .. } | Error::Precondition { .. } if operation == "put" => {
+            CheckpointError::AlreadyExists { place }
+        }
+        // A conflict with another request; without a condition of ours it passes.
+        error @ (Error::AlreadyExists { .. } | Error::Precondition { .. }) => {
+            CheckpointError::Unreachable { place, operation, source: source(error) }
+        }
         error @ Error::Generic { .. } if says(&["non-partial response"]) => {
             CheckpointError::Malformed { place, reason: format!("the store ignores ranges ({error})") }
         }
         // Words of the client for a Content-Range that is not the one asked for.
         error @ Error::Generic { .. } if says(&["Requested ", "Content-Range", "CONTENT_RANGE"]) => {
             CheckpointError::Malformed { place, reason: format!("the store gives another range ({error})") }
+        }
+        // The request came damaged; the next one will not.
+        error if code.is_some_and(|code| DAMAGED_REQUEST.contains(&code)) => {
+            CheckpointError::Unreachable { place, operation, source: source(error) }
         }
         error @ Error::Generic { .. } => match refusal(&text) {
             Some(507) => CheckpointError::DiskFull { place, source: source(error) },
@@ -39,6 +54,15 @@ pub(crate) fn sort(operation: &'static str, place: &str, error: object_store::Er
         error @ Error::JoinError { .. } => CheckpointError::Unreachable { place, operation, source: source(error) },
         error => CheckpointError::Refused { place, operation, source: source(error) },
     }
+}
+
+/// Codes of S3 for a request whose body is not the one that was signed.
+const DAMAGED_REQUEST: &[&str] = &["XAmzContentSHA256Mismatch", "BadDigest", "InvalidDigest", "IncompleteBody"];
+
+/// Whether a code of S3 says that we may not, or are not known.
+fn is_denial(code: &str) -> bool {
+    let known = ["AccessDenied", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "RequestTimeTooSkewed"];
+    known.contains(&code) || code.contains("AccessKey") || code.contains("UserNotFound")
 }
 
 /// The status of an answer that will not change: 4xx (but not timeout, conflict, too many) and 507.

@@ -3,7 +3,8 @@
 //! It reports `rows` and a histogram of the latency from entering the job to the sink: `latency_us_le_<bound>` is the
 //! number of rows with a latency of at most `bound` microseconds and more than the bound before. Bounds are powers of two
 //! with four steps each (8, 10, 12, 14, 16, 20, ...), so the counts of all subtasks add up and a percentile read from
-//! them is at most a quarter too high. All rows of a batch count with the age of its oldest.
+//! them is at most a quarter too high. All rows of a batch count with the age of its oldest. The counts are part of every
+//! checkpoint, so each row counts once whatever fails.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use weir_operator_api::sink::{SinkCommitter, SinkReport};
 use weir_operator_api::{BadRecord, Cut, PreparedOutput, Result, SinkContext, SinkFactory, SinkWriter};
 
 use crate::nothing::NothingToCommit;
+use crate::totals;
 
 /// Makes blackhole sinks.
 #[derive(Clone, Copy, Debug, Default)]
@@ -32,13 +34,18 @@ impl SinkFactory for BlackholeSink {
     }
 
     async fn writer(&self, context: SinkContext) -> Result<Box<dyn SinkWriter>> {
-        Ok(Box::new(Writer { clock: context.clock, rows: 0, latencies: [0; BUCKETS] }))
+        let totals = totals::restored(&context)?;
+        let latencies = std::array::from_fn(|bucket| totals.get(&name_of(bucket)).copied().unwrap_or(0));
+        let rows = totals.get(ROWS).copied().unwrap_or(0);
+        Ok(Box::new(Writer { clock: context.clock, rows, latencies }))
     }
 
     async fn committer(&self, _settings: &BTreeMap<String, Value>) -> Result<Box<dyn SinkCommitter>> {
         Ok(Box::new(NothingToCommit))
     }
 }
+
+const ROWS: &str = "rows";
 
 /// Bounds up to 2^40 microseconds, which is twelve days; older rows count in the last.
 const BUCKETS: usize = 4 * 39;
@@ -70,6 +77,11 @@ fn bound_of(bucket: usize) -> u64 {
     }
 }
 
+/// What a bucket is called in reports and checkpoints.
+fn name_of(bucket: usize) -> String {
+    format!("latency_us_le_{}", bound_of(bucket))
+}
+
 #[async_trait]
 impl SinkWriter for Writer {
     async fn write(&mut self, batch: Batch) -> Result<Vec<BadRecord>> {
@@ -82,13 +94,13 @@ impl SinkWriter for Writer {
     }
 
     async fn prepare(&mut self, _cut: Cut) -> Result<PreparedOutput> {
-        Ok(PreparedOutput::default())
+        Ok(PreparedOutput { values: vec![totals::to_value(&self.report())], ..PreparedOutput::default() })
     }
 
     fn report(&self) -> SinkReport {
         let counts = self.latencies.iter().enumerate().filter(|(_, count)| **count > 0);
-        let latencies = counts.map(|(bucket, count)| (format!("latency_us_le_{}", bound_of(bucket)), *count));
-        latencies.chain([("rows".to_owned(), self.rows)]).collect()
+        let latencies = counts.map(|(bucket, count)| (name_of(bucket), *count));
+        latencies.chain([(ROWS.to_owned(), self.rows)]).collect()
     }
 
     async fn abort(&mut self) {}

@@ -1,7 +1,8 @@
 //! The sink `print`: one line per row on standard output, in Flink's form, like `label> +I[a, 1, null]`.
 //!
 //! Setting `label` is the prefix; with several subtasks the number of the subtask, from 1, follows it (`label:2> `).
-//! Rows are visible at once, not at the commit: a person is looking.
+//! Rows are visible at once, not at the commit: a person is looking. So a restored job prints again what came after its
+//! checkpoint (at least once).
 
 use std::collections::BTreeMap;
 use std::io::Write;

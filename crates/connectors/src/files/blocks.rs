@@ -13,16 +13,16 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 
 use tokio::task::JoinHandle;
+use weir_operator_api::bad_record::ORIGINAL_BYTES_MAX;
 use weir_operator_api::{OperatorError, Result};
 
 use crate::files::compression::Compression;
 use crate::files::enumerate::FilePiece;
+use crate::files::position::{Stand, file_changed};
 use crate::format::csv::last_record_end;
 
-/// Bytes read at once, after decompression.
-pub const CHUNK_BYTES: usize = 1024 * 1024;
-/// How much is kept of a record that is too long to be kept.
-const KEPT_BYTES: usize = 64 * 1024;
+/// Bytes read at once, after decompression. Few in tests, so that small files have many blocks.
+pub const CHUNK_BYTES: usize = if cfg!(test) { 4096 } else { 1024 * 1024 };
 
 /// Where records end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +49,8 @@ pub struct BlockOptions {
     pub has_header: bool,
     /// Longest line that is kept whole.
     pub line_bytes_max: usize,
+    /// Where to go on, for a split that was begun before the job was restored.
+    pub resumed: Option<Stand>,
 }
 
 /// Whole records of a split, in order.
@@ -58,7 +60,9 @@ pub struct Block {
     pub bytes: Vec<u8>,
     /// Place of the first byte in the (decompressed) file.
     pub offset: u64,
-    /// The file's header, with the first block of a split that starts in mid-file.
+    /// Size of the file when it was opened.
+    pub size_bytes: u64,
+    /// The beginning of the file, which holds its header, with the first block of a split that does not begin with it.
     pub header: Option<Vec<u8>>,
     /// A line that follows the records and was too long to be kept.
     pub oversized: Option<Oversized>,
@@ -69,9 +73,13 @@ pub struct Block {
 pub struct Oversized {
     /// Where it starts in the (decompressed) file.
     pub offset: u64,
-    /// Its whole length.
+    /// Its whole length, without the newline.
     pub len: u64,
-    /// Its beginning.
+    /// Behind its newline, or the end of the file when it has none.
+    pub end: u64,
+    /// Whether a carriage return stands before its newline.
+    pub is_crlf: bool,
+    /// Its beginning, as much as a dead letter holds.
     pub beginning: Vec<u8>,
 }
 
@@ -83,30 +91,47 @@ pub struct BlockReader {
     offset: u64,
     /// Read, but not yet given: the beginning of a record.
     tail: Vec<u8>,
+    size_bytes: u64,
     is_finished: bool,
+}
+
+/// Why a block cannot be read.
+enum ReadError {
+    Io(io::Error),
+    /// The file is another one than before, and how that shows.
+    Changed(String),
+}
+
+impl From<io::Error> for ReadError {
+    fn from(error: io::Error) -> Self {
+        ReadError::Io(error)
+    }
 }
 
 impl BlockReader {
     /// A reader that opens the file with the first block.
     pub fn new(options: BlockOptions) -> Self {
-        BlockReader { options, input: None, offset: 0, tail: Vec::new(), is_finished: false }
+        BlockReader { options, input: None, offset: 0, tail: Vec::new(), size_bytes: 0, is_finished: false }
     }
 
     /// The next block, in the memory of an old one; `None` at the end of the split.
     ///
-    /// **Errors**: `file-read`, naming the file.
+    /// **Errors**: `file-read`, or `file-changed` when it is not the file that was read before; naming the file.
     pub fn next(&mut self, memory: Vec<u8>) -> Result<Option<Block>> {
         self.try_next(memory).map_err(|error| {
             let path = &self.options.piece.path;
-            let message = match error.kind() {
-                io::ErrorKind::UnexpectedEof => format!("'{path}' ends in the middle of its compressed data"),
-                _ => format!("cannot read '{path}'"),
+            let (message, error) = match error {
+                ReadError::Changed(how) => return file_changed(path, &how),
+                ReadError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    (format!("'{path}' ends in the middle of its compressed data"), error)
+                }
+                ReadError::Io(error) => (format!("cannot read '{path}'"), error),
             };
             OperatorError::external("file-read", message).because(error)
         })
     }
 
-    fn try_next(&mut self, memory: Vec<u8>) -> io::Result<Option<Block>> {
+    fn try_next(&mut self, memory: Vec<u8>) -> std::result::Result<Option<Block>, ReadError> {
         let mut block = Block { bytes: memory, ..Block::default() };
         if self.is_finished {
             return Ok(None);
@@ -115,6 +140,7 @@ impl BlockReader {
             block.header = self.open()?;
         }
         block.offset = self.offset;
+        block.size_bytes = self.size_bytes;
         block.bytes.clear();
         block.bytes.append(&mut self.tail);
         loop {
@@ -173,47 +199,108 @@ impl BlockReader {
 
     /// Reads to the end of the line that fills the block, keeping only its beginning.
     fn skip_line(&mut self, block: &mut Block) -> io::Result<()> {
-        let mut beginning = block.bytes.clone();
-        beginning.truncate(KEPT_BYTES);
-        let mut len = block.bytes.len() as u64;
-        let mut newline = 0;
+        let mut beginning = Vec::new();
+        let (mut len, mut newline, mut last) = (0, 0, 0);
         loop {
+            let end = memchr::memchr(b'\n', &block.bytes);
+            let part = &block.bytes[..end.unwrap_or(block.bytes.len())];
+            beginning.extend_from_slice(&part[..part.len().min(ORIGINAL_BYTES_MAX.saturating_sub(beginning.len()))]);
+            len += part.len() as u64;
+            last = part.last().copied().unwrap_or(last);
+            if let Some(at) = end {
+                self.tail.extend_from_slice(&block.bytes[at + 1..]);
+                newline = 1;
+                break;
+            }
             block.bytes.clear();
             if self.fill(&mut block.bytes)? == 0 {
                 self.is_finished = true;
                 break;
             }
-            if let Some(at) = memchr::memchr(b'\n', &block.bytes) {
-                self.tail.extend_from_slice(&block.bytes[at + 1..]);
-                len += at as u64;
-                newline = 1;
-                break;
-            }
-            len += block.bytes.len() as u64;
         }
         block.bytes.clear();
         self.offset = block.offset + len + newline;
-        block.oversized = Some(Oversized { offset: block.offset, len, beginning });
+        block.oversized = Some(Oversized {
+            offset: block.offset,
+            len,
+            end: self.offset,
+            is_crlf: newline == 1 && last == b'\r',
+            beginning,
+        });
         Ok(())
     }
 
-    /// Opens the file and goes to the first line of the split; gives the header if the split starts behind it.
-    fn open(&mut self) -> io::Result<Option<Vec<u8>>> {
+    /// Opens the file and goes to the first record to be read; gives the front of the file if its header is there and
+    /// will not be read.
+    fn open(&mut self) -> std::result::Result<Option<Vec<u8>>, ReadError> {
         let piece = &self.options.piece;
-        let mut header = None;
-        if piece.start > 0 && self.options.has_header {
-            let line_bytes_max = self.options.line_bytes_max as u64;
-            let mut front = Vec::new();
-            File::open(&piece.path)?.take(line_bytes_max).read_to_end(&mut front)?;
-            front.truncate(memchr::memchr(b'\n', &front).map_or(front.len(), |at| at + 1));
-            header = Some(front);
+        let file = File::open(&piece.path)?;
+        self.size_bytes = file.metadata()?.len();
+        if let Some(stand) = self.options.resumed.clone() {
+            if self.size_bytes < stand.size_bytes {
+                let (was, is) = (stand.size_bytes, self.size_bytes);
+                return Err(ReadError::Changed(format!("it shrank from {was} to {is} bytes")));
+            }
+            if let Some(offset) = stand.offset {
+                return self.resume(file, offset, &stand);
+            }
         }
-        let mut file = File::open(&piece.path)?;
         if piece.start == 0 {
             self.input = Some(self.options.compression.reader(file)?);
-            return Ok(header);
+            return Ok(None);
         }
-        self.offset = piece.start - 1;
+        Ok(self.open_inside(file)?)
+    }
+
+    /// Goes on at a record whose place is known. Compressed files are read again from their beginning.
+    fn resume(
+        &mut self,
+        mut file: File,
+        offset: u64,
+        stand: &Stand,
+    ) -> std::result::Result<Option<Vec<u8>>, ReadError> {
+        let check_bytes = stand.check.map_or(0, |check| check.len.min(offset));
+        let front_bytes = if self.options.has_header { self.options.line_bytes_max } else { 0 };
+        let mut front = Vec::new();
+        let mut left = offset;
+        if self.options.compression == Compression::None {
+            (&mut file).take(front_bytes as u64).read_to_end(&mut front)?;
+            left = check_bytes;
+            file.seek(SeekFrom::Start(offset - check_bytes))?;
+        }
+        let mut input = self.options.compression.reader(file)?;
+        let (mut chunk, mut seen) = (Vec::new(), Vec::new());
+        while left > 0 {
+            chunk.clear();
+            let read = (&mut input).take(left.min(CHUNK_BYTES as u64)).read_to_end(&mut chunk)?;
+            if read == 0 {
+                return Err(ReadError::Changed(format!("it ends before byte {offset}, up to which it was read")));
+            }
+            left -= read as u64;
+            if self.options.compression != Compression::None {
+                front.extend_from_slice(&chunk[..read.min(front_bytes.saturating_sub(front.len()))]);
+            }
+            seen.extend_from_slice(&chunk);
+            let forgotten = seen.len().saturating_sub(check_bytes as usize);
+            seen.drain(..forgotten);
+        }
+        if stand.check.is_some_and(|check| !check.holds(&seen)) {
+            return Err(ReadError::Changed(format!("the text before byte {offset} is another one")));
+        }
+        self.offset = offset;
+        self.input = Some(input);
+        Ok(self.options.has_header.then_some(front))
+    }
+
+    /// Goes to the first line of a split that starts in mid-file.
+    fn open_inside(&mut self, mut file: File) -> io::Result<Option<Vec<u8>>> {
+        let mut header = None;
+        if self.options.has_header {
+            let mut front = Vec::new();
+            (&mut file).take(self.options.line_bytes_max as u64).read_to_end(&mut front)?;
+            header = Some(front);
+        }
+        self.offset = self.options.piece.start - 1;
         file.seek(SeekFrom::Start(self.offset))?;
         self.input = Some(self.options.compression.reader(file)?);
         let mut bytes = Vec::new();

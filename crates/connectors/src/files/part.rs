@@ -1,8 +1,7 @@
 //! One file being written: under a hidden name beside its target, until the commit. Everything here blocks; the sink
 //! calls it where blocking is allowed.
 
-use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +11,6 @@ use arrow_schema::SchemaRef;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression as ParquetCompression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
-use weir_core::Value;
 use weir_operator_api::{OperatorError, Result};
 
 use crate::files::compression::{CompressedWriter, Compression};
@@ -29,31 +27,6 @@ pub struct PartPaths {
     pub target: PathBuf,
 }
 
-impl PartPaths {
-    /// Puts them into a committable's words.
-    ///
-    /// **Errors**: a path that is not UTF-8.
-    pub fn to_value(&self) -> Result<Value> {
-        let text = |path: &Path| match path.to_str() {
-            Some(text) => Ok(Value::Text(text.to_owned())),
-            None => Err(OperatorError::user("sink-io", format!("the path '{}' is not UTF-8", path.display()))),
-        };
-        let from = ("from".to_owned(), text(&self.in_progress)?);
-        Ok(Value::Map(BTreeMap::from([from, ("to".to_owned(), text(&self.target)?)])))
-    }
-
-    /// Reads a committable's words.
-    ///
-    /// **Errors**: internal, when they are not ours.
-    pub fn of_value(value: &Value) -> Result<PartPaths> {
-        let field = |name: &str| value.as_map()?.get(name)?.as_text().map(PathBuf::from);
-        match (field("from"), field("to")) {
-            (Some(in_progress), Some(target)) => Ok(PartPaths { in_progress, target }),
-            _ => Err(OperatorError::internal(format!("not a committable of a file sink: {value}"))),
-        }
-    }
-}
-
 /// The error of a file operation of the sink.
 pub fn sink_io(verb: &str, path: &Path, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> OperatorError {
     OperatorError::external("sink-io", format!("cannot {verb} '{}'", path.display())).because(error)
@@ -66,6 +39,39 @@ pub enum PartKind {
     Text(Compression),
     /// Parquet with columns of this schema, zstd inside.
     Parquet(SchemaRef),
+}
+
+/// How Parquet is written.
+pub fn parquet_properties() -> WriterProperties {
+    WriterProperties::builder()
+        .set_compression(ParquetCompression::ZSTD(ZstdLevel::default()))
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .build()
+}
+
+/// Makes a directory and what leads to it, durably.
+///
+/// **Errors**: `sink-io`.
+pub fn create_directory(directory: &Path) -> Result<()> {
+    if directory.is_dir() {
+        return Ok(());
+    }
+    let parent = directory.parent().filter(|parent| !parent.as_os_str().is_empty());
+    parent.map_or(Ok(()), create_directory)?;
+    match fs::create_dir(directory) {
+        // Another subtask was faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => {}
+        created => created.map_err(|error| sink_io("create directory", directory, error))?,
+    }
+    parent.map_or(Ok(()), sync_directory)
+}
+
+/// Makes the names in a directory durable.
+///
+/// **Errors**: `sink-io`.
+pub fn sync_directory(directory: &Path) -> Result<()> {
+    let synced = File::open(directory).and_then(|open| open.sync_all());
+    synced.map_err(|error| sink_io("sync directory", directory, error))
 }
 
 /// What is added to a part.
@@ -88,8 +94,8 @@ pub struct Part {
 }
 
 impl Part {
-    /// Creates the file, and its directory where needed. A file of the same hidden name is left over from an earlier
-    /// attempt of the same job and is replaced.
+    /// Creates the file in a directory that exists. No other part ever has its hidden name: a file of that name is not
+    /// replaced.
     ///
     /// **Errors**: `sink-io`.
     pub fn create(paths: PartPaths, kind: PartKind) -> Result<Part> {
@@ -97,19 +103,12 @@ impl Part {
             let message = format!("cannot write the file '{}': it is a directory", paths.target.display());
             return Err(OperatorError::user("sink-io", message));
         }
-        if let Some(directory) = paths.in_progress.parent() {
-            fs::create_dir_all(directory).map_err(|error| sink_io("create directory", directory, error))?;
-        }
         let failed = |error: io::Error| sink_io("create", &paths.in_progress, error);
-        let file = File::create(&paths.in_progress).map_err(failed)?;
+        let file = OpenOptions::new().write(true).create_new(true).open(&paths.in_progress).map_err(failed)?;
         let body = match kind {
             PartKind::Text(compression) => Body::Text(compression.writer(file).map_err(failed)?),
             PartKind::Parquet(schema) => {
-                let properties = WriterProperties::builder()
-                    .set_compression(ParquetCompression::ZSTD(ZstdLevel::default()))
-                    .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-                    .build();
-                let writer = ArrowWriter::try_new(file, Arc::clone(&schema), Some(properties));
+                let writer = ArrowWriter::try_new(file, Arc::clone(&schema), Some(parquet_properties()));
                 Body::Parquet(Box::new(writer.map_err(|error| sink_io("create", &paths.in_progress, error))?))
             }
         };
@@ -132,16 +131,47 @@ impl Part {
         }
     }
 
-    /// Ends the file and makes it durable, still under its hidden name.
+    /// Ends the file and makes it durable, still under its hidden name; gives its size. The name is durable only when
+    /// the directory is.
     ///
     /// **Errors**: `sink-io`.
-    pub fn finish(self) -> Result<PartPaths> {
+    pub fn finish(self) -> Result<(PartPaths, u64)> {
         let path = self.paths.in_progress.clone();
         let file = match self.body {
             Body::Text(writer) => writer.finish().map_err(|error| sink_io("write", &path, error))?,
             Body::Parquet(writer) => writer.into_inner().map_err(|error| sink_io("write", &path, error))?,
         };
         file.sync_all().map_err(|error| sink_io("sync", &path, error))?;
-        Ok(self.paths)
+        let bytes = file.metadata().map_err(|error| sink_io("look at", &path, error))?.len();
+        Ok((self.paths, bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_core::ErrorDomain;
+
+    use super::*;
+
+    #[test]
+    fn full_disk_is_an_error_of_the_outside_with_path_and_cause() {
+        let paths = PartPaths { in_progress: "/dev/full".into(), target: "/dev/never".into() };
+        let file = OpenOptions::new().write(true).open("/dev/full").expect("Linux has it");
+        let body = Body::Text(Compression::None.writer(file).expect("nothing to write yet"));
+        let error = Part { paths, body }.write(Chunk::Text(vec![b'x'; 10])).expect_err("no space");
+        assert_eq!((error.code, error.domain), ("sink-io", ErrorDomain::External));
+        assert_eq!(error.message, "cannot write '/dev/full'");
+        assert!(error.source.is_some_and(|cause| cause.to_string().contains("No space left")));
+    }
+
+    #[test]
+    fn part_of_another_is_never_written_over() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let paths =
+            PartPaths { in_progress: directory.path().join(".a.inprogress"), target: directory.path().join("a") };
+        fs::write(&paths.in_progress, "precious").expect("writes");
+        let created = Part::create(paths.clone(), PartKind::Text(Compression::None));
+        assert_eq!(created.err().map(|error| error.code), Some("sink-io"));
+        assert_eq!(fs::read(&paths.in_progress).expect("reads"), b"precious");
     }
 }

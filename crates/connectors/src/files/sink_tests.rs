@@ -9,7 +9,7 @@ use arrow_array::{ArrayRef, Float64Array, Int8Array, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use expect_test::expect;
 use weir_core::batch::change_field;
-use weir_core::{AttemptNumber, Batch, FencingToken, JobId, OperatorUid, Settings, SubtaskIndex, Value};
+use weir_core::{AttemptNumber, Batch, CheckpointId, FencingToken, JobId, OperatorUid, Settings, SubtaskIndex, Value};
 use weir_operator_api::sink::SinkCommitter;
 use weir_operator_api::{Committable, Cut, SinkContext, SinkFactory, SinkWriter, SystemClock};
 
@@ -104,7 +104,7 @@ fn nothing_is_visible_before_publish_and_publishing_twice_changes_nothing() {
         let parent = target.parent().expect("a parent");
         assert_eq!(
             files(parent).iter().map(|file| file.0.as_str()).collect::<Vec<_>>(),
-            [".out.csv.000000000000000000000000000000db-0.inprogress"]
+            [".out.csv.000000000000000000000000000000db-8bb39110-0-1-1-0.inprogress"]
         );
         let mut committer = committer().await;
         let expected = vec![("out.csv".to_owned(), "k,v\n\"a,\"\"b\"\"\",38000.0\nc,0.5\n".to_owned())];
@@ -140,18 +140,20 @@ fn abort_and_discard_leave_nothing() {
     let parts =
         settings(&directory.path().join("parts"), &[("format", "json".into()), ("roll_bytes", Value::Integer(10))]);
     run(async {
-        for prepare in [false, true] {
-            let mut writer = writer(&parts, plain_schema()).await;
+        let mut writer = writer(&parts, plain_schema()).await;
+        let mut committables = Vec::new();
+        for prepares in [false, true] {
             for _ in 0..3 {
                 writer.write(rows(&[(0, "a", 1.0)], plain_schema())).await.expect("writes");
             }
-            if prepare {
-                writer.prepare(Cut::End).await.expect("prepares");
+            if !prepares {
+                let prepared = writer.prepare(Cut::Checkpoint(CheckpointId(1))).await.expect("prepares");
+                committables = prepared.committables;
             }
-            writer.abort().await;
-            assert_eq!(files(&directory.path().join("parts")), []);
         }
-        let committables = write_and_prepare(&parts, vec![rows(&[(0, "a", 1.0)], plain_schema())]).await;
+        assert_eq!(files(&directory.path().join("parts")).len(), 6);
+        writer.abort().await;
+        assert_eq!(files(&directory.path().join("parts")).len(), 3, "what was prepared is left alone");
         committer().await.discard(committables).await.expect("discards");
         assert_eq!(files(&directory.path().join("parts")), []);
     });
@@ -169,8 +171,8 @@ fn directory_gets_rolled_parts_named_after_job_and_subtask() {
     let job = "000000000000000000000000000000db";
     let names: Vec<_> = files(directory.path()).into_iter().collect();
     let expected = [
-        (format!("part-{job}-0-0.csv"), "k,v\nabc,0.0\nabc,1.0\n".to_owned()),
-        (format!("part-{job}-0-1.csv"), "k,v\nabc,2.0\n".to_owned()),
+        (format!("part-{job}-8bb39110-0-1-1-0.csv"), "k,v\nabc,0.0\nabc,1.0\n".to_owned()),
+        (format!("part-{job}-8bb39110-0-1-1-1.csv"), "k,v\nabc,2.0\n".to_owned()),
     ];
     assert_eq!(names, expected);
 }

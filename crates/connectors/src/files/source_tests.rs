@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use arrow_array::RecordBatch;
@@ -17,6 +15,7 @@ use weir_core::{Clock, OperatorUid, Settings, SplitIndex, SubtaskIndex, Value};
 use weir_operator_api::{BadRecord, ReaderContext, Result, SourceEvent, SourceFactory, Split, SystemClock};
 
 use super::FileSource;
+use crate::source_contract::SleepClock;
 
 type Map = BTreeMap<String, Value>;
 
@@ -273,25 +272,6 @@ fn dropped_calls_lose_no_row() {
         assert!(dropped > 0, "the test must have dropped a call");
         holder.await.expect("ends").ok();
     });
-}
-
-/// Time that passes only by sleeping.
-#[derive(Debug, Default)]
-struct SleepClock(AtomicU64);
-
-impl Clock for SleepClock {
-    fn wall_unix_us(&self) -> i64 {
-        1 + self.0.load(Relaxed) as i64
-    }
-
-    fn monotonic(&self) -> Duration {
-        Duration::from_micros(self.0.load(Relaxed))
-    }
-
-    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        self.0.fetch_add(duration.as_micros() as u64 + 1, Relaxed);
-        Box::pin(std::future::ready(()))
-    }
 }
 
 /// Reads a file of 100 rows with a clock of its own: rows per batch, and the time when it ended.

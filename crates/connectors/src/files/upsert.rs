@@ -7,11 +7,14 @@ use std::sync::Arc;
 
 use arrow_array::{Int8Array, RecordBatch};
 use arrow_row::{RowConverter, SortField};
-use arrow_schema::{ArrowError, Schema, SchemaRef};
+use arrow_schema::{ArrowError, DataType, Schema, SchemaRef};
 use hashbrown::HashTable;
 use weir_core::ChangeKind;
-use weir_operator_api::Result;
+use weir_operator_api::{OperatorError, Result, StateScope, StateTable};
 use xxhash_rust::xxh3::xxh3_64;
+
+/// Name and version of the table in checkpoints.
+const TABLE: (&str, u32) = ("last-rows", 1);
 
 struct Entry {
     hash: u64,
@@ -105,6 +108,42 @@ impl LastRows {
     pub fn in_order(&self, batch_rows: usize) -> Result<Vec<RecordBatch>> {
         let mut entries: Vec<&Entry> = self.table.iter().collect();
         entries.sort_unstable_by(|left, right| left.key.cmp(&right.key));
+        self.batches(&entries, batch_rows)
+    }
+
+    /// The rows as state, in any order; `None` when there are none.
+    pub fn snapshot(&self, batch_rows: usize) -> Result<Option<StateTable>> {
+        let entries: Vec<&Entry> = self.table.iter().collect();
+        let batches = self.batches(&entries, batch_rows)?;
+        let (name, version) = TABLE;
+        let table = StateTable { name: name.to_owned(), version, scope: StateScope::Shared, batches };
+        Ok((!self.is_empty()).then_some(table))
+    }
+
+    /// Takes back the rows of a snapshot.
+    ///
+    /// **Errors**: `sink-state` when they are of another version or have other columns.
+    pub fn restore(&mut self, table: &StateTable) -> Result<()> {
+        let wrong = |reason: String| {
+            Err(OperatorError::user("sink-state", format!("the last row per key cannot be restored: {reason}")))
+        };
+        if (table.name.as_str(), table.version) != TABLE {
+            return wrong(format!("the checkpoint has the table '{}' of version {}", table.name, table.version));
+        }
+        let columns = |schema: &Schema| -> Vec<(String, DataType)> {
+            schema.fields().iter().map(|field| (field.name().clone(), field.data_type().clone())).collect()
+        };
+        for rows in &table.batches {
+            let (found, expected) = (columns(rows.schema_ref()), columns(&self.schema));
+            if found != expected {
+                return wrong(format!("its columns are {found:?}, and the input has {expected:?}"));
+            }
+            self.apply(rows, None)?;
+        }
+        Ok(())
+    }
+
+    fn batches(&self, entries: &[&Entry], batch_rows: usize) -> Result<Vec<RecordBatch>> {
         let parser = self.rows.parser();
         let batches = entries.chunks(batch_rows.max(1)).map(|chunk| {
             let columns = self.rows.convert_rows(chunk.iter().map(|entry| parser.parse(&entry.row)))?;

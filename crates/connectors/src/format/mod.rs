@@ -64,6 +64,11 @@ pub const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bad texts after which decoding pauses, so that a file full of them does not fill the memory.
 pub const BAD_TEXTS_MAX: usize = 1_000;
 
+/// Says that a record is too long.
+pub fn too_long(len: u64, line_bytes_max: usize) -> String {
+    format!("the line has {len} bytes, more than {line_bytes_max} (max_line_bytes)")
+}
+
 /// Says which columns a text format cannot read, as (column, reason).
 pub fn unreadable_columns(schema: &Schema) -> Vec<(String, String)> {
     let bytes = schema.fields().iter().filter(|field| holds_bytes(field.data_type()));

@@ -3,16 +3,17 @@
 //! The hash of a row is `mix(FNV-1a-64(text))`, where the text is its fields joined by `|`: timestamps as epoch
 //! milliseconds, decimals with all digits of their scale, booleans and nulls as `true`, `false`, `null`, floats as the
 //! shortest text that reads back the same (other engines may write floats otherwise: compare those only with Weir).
-//! Hashes of rows are added modulo 2^64; rows taken back (`-U`, `-D`) are subtracted. So a changing input must take back
-//! what it replaces.
+//! Hashes of rows are added modulo 2^64; rows taken back (`-U`, `-D`) are subtracted. No operator takes back what it
+//! replaces yet, so a changing input is refused: the hash would count every version of a row.
 //!
-//! It reports `hash_inserts`, `hash_retracts` and `hash_value`.
+//! It reports `hash_inserts`, `hash_retracts` and `hash_value`, which count each row once whatever fails: they are part of
+//! every checkpoint.
 
 use std::collections::BTreeMap;
 
 use arrow_schema::Schema;
 use async_trait::async_trait;
-use weir_core::batch::CHANGE_COLUMN;
+use weir_core::batch::{CHANGE_COLUMN, is_changing};
 use weir_core::{Batch, ChangeKind, Settings, Value};
 use weir_operator_api::connector::SinkProperties;
 use weir_operator_api::sink::{SinkCommitter, SinkReport};
@@ -20,6 +21,7 @@ use weir_operator_api::{BadRecord, Cut, PreparedOutput, Result, SinkContext, Sin
 
 use crate::format::text::{TimeStyle, can_write, text_columns};
 use crate::nothing::NothingToCommit;
+use crate::totals;
 
 /// Makes hash sinks.
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,20 +35,34 @@ impl SinkFactory for HashSink {
 
     fn describe(&self, settings: &Settings<'_>, input: &Schema) -> Option<SinkProperties> {
         settings.text("label");
+        if is_changing(input) {
+            settings.problem(
+                "",
+                "the input sends new versions of rows (+U) without taking back the old ones, and a hash would count both: \
+                 use file_sink with upsert_key, which keeps the last version",
+            );
+        }
         for field in input.fields().iter().filter(|field| !can_write(field.data_type())) {
             settings.problem("", format!("column '{}' of type {} has no text", field.name(), field.data_type()));
         }
         Some(SinkProperties { parallelism_max: None, takes_changes: true })
     }
 
-    async fn writer(&self, _context: SinkContext) -> Result<Box<dyn SinkWriter>> {
-        Ok(Box::new(Writer::default()))
+    async fn writer(&self, context: SinkContext) -> Result<Box<dyn SinkWriter>> {
+        let totals = totals::restored(&context)?;
+        let total = |name: &str| totals.get(name).copied().unwrap_or(0);
+        let (inserts, retracts, value) = (total(INSERTS), total(RETRACTS), total(VALUE));
+        Ok(Box::new(Writer { inserts, retracts, value, text: Vec::new() }))
     }
 
     async fn committer(&self, _settings: &BTreeMap<String, Value>) -> Result<Box<dyn SinkCommitter>> {
         Ok(Box::new(NothingToCommit))
     }
 }
+
+const INSERTS: &str = "hash_inserts";
+const RETRACTS: &str = "hash_retracts";
+const VALUE: &str = "hash_value";
 
 /// 64-bit FNV-1a. **Source**: Fowler, Noll, Vo.
 fn fnv_1a(bytes: &[u8]) -> u64 {
@@ -102,14 +118,14 @@ impl SinkWriter for Writer {
     }
 
     async fn prepare(&mut self, _cut: Cut) -> Result<PreparedOutput> {
-        Ok(PreparedOutput::default())
+        Ok(PreparedOutput { values: vec![totals::to_value(&self.report())], ..PreparedOutput::default() })
     }
 
     fn report(&self) -> SinkReport {
         SinkReport::from([
-            ("hash_inserts".to_owned(), self.inserts),
-            ("hash_retracts".to_owned(), self.retracts),
-            ("hash_value".to_owned(), self.value),
+            (INSERTS.to_owned(), self.inserts),
+            (RETRACTS.to_owned(), self.retracts),
+            (VALUE.to_owned(), self.value),
         ])
     }
 

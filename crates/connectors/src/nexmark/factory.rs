@@ -115,6 +115,19 @@ impl SourceFactory for NexmarkSource {
     }
 }
 
+/// Reads a split's position: how many of its rows were given; 0 at its beginning.
+///
+/// **Errors**: a position this source did not write.
+pub(super) fn read_position(split: &Split) -> Result<u64> {
+    match &split.position {
+        None => Ok(0),
+        Some(Value::Integer(rows)) if *rows >= 0 => Ok(*rows as u64),
+        Some(other) => {
+            Err(OperatorError::internal(format!("split {} has a position not of nexmark: {other}", split.index)))
+        }
+    }
+}
+
 /// Reads a split's description: its first block and the distance to the next.
 ///
 /// **Errors**: a description this source did not write.

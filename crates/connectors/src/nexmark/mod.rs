@@ -12,3 +12,6 @@ mod rules;
 mod tables;
 
 pub use factory::NexmarkSource;
+
+#[cfg(test)]
+mod resume_tests;

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use async_trait::async_trait;
-use weir_core::{Batch, Clock, SplitIndex};
-use weir_operator_api::{OperatorError, ReaderContext, Result, SourceEvent, SourceReader};
+use weir_core::{Batch, Clock, SplitIndex, Value};
+use weir_operator_api::{OperatorError, ReaderContext, Result, SourceEvent, SourceReader, SplitPosition};
 
-use super::factory::{NexmarkSettings, read_split};
+use super::factory::{NexmarkSettings, read_position, read_split};
 use super::generate::{Blocks, Generator};
 use super::rules::BLOCK_EVENTS;
 use crate::pace::Pacer;
@@ -37,7 +37,17 @@ struct Progress {
     index: SplitIndex,
     next: u64,
     stride: u64,
+    /// Rows of the next block that were given before the job was restored.
+    skip: usize,
+    /// Rows given since the beginning of the split: the position. Blocks have as many rows each, so this is a place
+    /// whatever the batches were.
+    given_rows: u64,
     is_finished: bool,
+}
+
+/// When a block is due. **Units**: microseconds since the start of the stream.
+fn due_us(block: u64, events_per_second: f64) -> i64 {
+    ((block * BLOCK_EVENTS) as f64 * 1e6 / events_per_second) as i64
 }
 
 impl NexmarkReader {
@@ -48,9 +58,23 @@ impl NexmarkReader {
             .map_err(|name| OperatorError::internal(format!("source '{}' has no column '{name}'", context.uid)))?;
         let mut splits = Vec::with_capacity(context.splits.len());
         for split in &context.splits {
-            let (next, stride) = read_split(split)?;
-            splits.push(Progress { index: split.index, next, stride, is_finished: false });
+            let (first, stride) = read_split(split)?;
+            let given_rows = read_position(split)?;
+            let per_block = table.rows_per_block() as u64;
+            splits.push(Progress {
+                index: split.index,
+                next: first + given_rows / per_block * stride,
+                stride,
+                skip: (given_rows % per_block) as usize,
+                given_rows,
+                is_finished: false,
+            });
         }
+        let events_per_second = settings.pace.unwrap_or(f64::INFINITY);
+        // A restored reader plays on from where it stands; a new one from the start of the stream, as all others do.
+        let is_restored = splits.iter().any(|split| split.given_rows > 0);
+        let first = splits.iter().filter(|_| is_restored).map(|split| split.next).min().unwrap_or(0);
+        let anchor_us = due_us(first, events_per_second);
         let blocks_max = EVENTS_PER_BATCH_MAX / BLOCK_EVENTS as usize;
         Ok(NexmarkReader {
             generator: Generator::new(table, columns, settings.rate),
@@ -58,8 +82,8 @@ impl NexmarkReader {
             end: settings.blocks,
             blocks_per_batch: (context.batch_rows / table.rows_per_block()).clamp(1, blocks_max),
             batch_rows: context.batch_rows.max(1),
-            pacer: Pacer::new(None, settings.pace.map(|_| 1.0), context.flush_interval).anchored_at(0),
-            events_per_second: settings.pace.unwrap_or(f64::INFINITY),
+            pacer: Pacer::new(None, settings.pace.map(|_| 1.0), context.flush_interval).anchored_at(anchor_us),
+            events_per_second,
             clock: context.clock,
             pending: VecDeque::new(),
         })
@@ -76,13 +100,21 @@ impl NexmarkReader {
         }
         batch(rows.slice(0, piece.min(rows.num_rows())))
     }
+
+    /// Counts a batch as given.
+    fn give(&mut self, batch: Batch) -> SourceEvent {
+        if let Some(split) = self.splits.iter_mut().find(|split| Some(split.index) == batch.split) {
+            split.given_rows += batch.num_rows() as u64;
+        }
+        SourceEvent::Batch(batch)
+    }
 }
 
 #[async_trait]
 impl SourceReader for NexmarkReader {
     async fn next(&mut self) -> Result<SourceEvent> {
         if let Some(batch) = self.pending.pop_front() {
-            return Ok(SourceEvent::Batch(batch));
+            return Ok(self.give(batch));
         }
         let end = self.end;
         if let Some(split) = self.splits.iter_mut().find(|split| !split.is_finished && split.next >= end) {
@@ -95,14 +127,23 @@ impl SourceReader for NexmarkReader {
         let left = (end - split.next).div_ceil(split.stride);
         let count = left.min(self.blocks_per_batch as u64) as usize;
         let run = Blocks { first: split.next, stride: split.stride, count };
-        let due_us = |block: u64| (block * BLOCK_EVENTS) as f64 * 1e6 / self.events_per_second;
-        let row_due_us = |row: usize| Some(due_us(run.first + row as u64 * run.stride) as i64);
+        let row_due_us = |row: usize| Some(due_us(run.first + row as u64 * run.stride, self.events_per_second));
         let count = self.pacer.next_piece(self.clock.as_ref(), count, row_due_us).await;
         let run = Blocks { count, ..run };
         split.next += count as u64 * run.stride;
-        let index = split.index;
+        let (index, skip) = (split.index, std::mem::take(&mut split.skip));
         let rows = self.generator.rows(run);
-        Ok(SourceEvent::Batch(self.cut(rows, index)))
+        let batch = self.cut(rows.slice(skip, rows.num_rows() - skip), index);
+        Ok(self.give(batch))
+    }
+
+    fn positions(&self) -> Result<Vec<SplitPosition>> {
+        let position = |split: &Progress| SplitPosition {
+            split: split.index,
+            position: (split.given_rows > 0).then_some(Value::Integer(split.given_rows as i64)),
+            is_finished: split.is_finished,
+        };
+        Ok(self.splits.iter().map(position).collect())
     }
 }
 

@@ -9,6 +9,8 @@ use weir_graph::descriptor::Absence;
 use weir_graph::row_schema;
 use weir_testkit::{Runner, context, read_rows, schema};
 
+use crate::cut_runs::{Keyed, Row as RandomRow, runs, word};
+
 const INPUT: &str = "k STRING, v BIGINT, t TIMESTAMP*";
 
 fn runner(timeout_us: i64, batch_rows: usize) -> Runner {
@@ -203,4 +205,37 @@ proptest! {
         prop_assert_eq!(found.len(), expected.len());
         prop_assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), expected);
     }
+}
+
+fn with_keyed(timeout: i64, check: impl FnOnce(&Keyed<'_>)) {
+    let input = schema(INPUT);
+    let absence = Absence { key: vec!["k".to_owned()], timeout };
+    check(&Keyed {
+        output: row_schema::absence(&input).expect("the input only inserts"),
+        inputs: vec![input],
+        keys: vec![vec![0]],
+        make: &|context| super::create(&absence, context),
+    });
+}
+
+/// Carries c6: a silence is reported once, also when the run is cut before or after it.
+#[test]
+fn c6_silences_are_reported_once_wherever_they_are_cut() {
+    with_keyed(10_000_000, |keyed| {
+        keyed.check_everywhere(
+            "rows a 1 10 | b 2 15 | - - 12 | a 3 50 | c 1 1\nwm 19.9\nrows c 2 10 | a 4 22\nwm 20\nrows a 5 31 | b 6 16\n\
+             wm 30\nrows a 7 41 | d 1 5 | d 1 35 | c 9 21\nwm 45\nwm 60\nrows b 1 51 | b 2 51\nwm 60.9\nwm max\nend",
+        );
+    });
+}
+
+proptest! {
+    #[test]
+    fn c6_random_runs_go_on_wherever_they_are_cut(run in runs(1, print), timeout in 1i64..30) {
+        with_keyed(timeout, |keyed| keyed.check_at(&run));
+    }
+}
+
+fn print(_input: usize, (key, value, time): RandomRow) -> String {
+    format!("{} {} {time}us", word("k", key), word("", value))
 }

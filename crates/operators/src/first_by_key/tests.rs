@@ -8,6 +8,8 @@ use weir_core::{Batch, EventTime, OutputTag};
 use weir_graph::descriptor::FirstByKey;
 use weir_testkit::{Runner, context, read_rows, schema};
 
+use crate::cut_runs::{Keyed, Row as RandomRow, runs, word};
+
 const INPUT: &str = "k STRING, v BIGINT, t TIMESTAMP*";
 
 fn runner(batch_rows: usize) -> Runner {
@@ -118,4 +120,66 @@ proptest! {
         prop_assert_eq!(found.len(), expected.len());
         prop_assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), expected);
     }
+}
+
+fn with_keyed(check: impl FnOnce(&Keyed<'_>)) {
+    let first = FirstByKey { key: vec!["k".to_owned()] };
+    check(&Keyed {
+        inputs: vec![schema(INPUT)],
+        output: schema(INPUT),
+        keys: vec![vec![0]],
+        make: &|context| super::create(&first, context),
+    });
+}
+
+/// Carries c6: a first row is given once, also when the run is cut before or after it.
+#[test]
+fn c6_first_rows_leave_once_wherever_they_are_cut() {
+    with_keyed(|keyed| {
+        keyed.check_everywhere(
+            "rows a 1 10 | b 2 5 | a 3 7 | - - 4 | c 1 20\nwm 6\nrows a 4 8 | b 5 7 | d 1 2 | d 2 9\nwm 7\n\
+             rows a 6 9 | e 3 8 | e 2 8 | - 1 8\nrows e 1 8\nwm 15\nrows c 0 19 | f 1 3\nwm max\nend",
+        );
+    });
+}
+
+proptest! {
+    #[test]
+    fn c6_random_runs_go_on_wherever_they_are_cut(run in runs(1, print)) {
+        with_keyed(|keyed| keyed.check_at(&run));
+    }
+}
+
+fn print(_input: usize, (key, value, time): RandomRow) -> String {
+    format!("{} {} {time}us", word("k", key), word("", value))
+}
+
+#[test]
+fn column_that_may_be_null_can_be_added_to_rows() {
+    let mut narrow = {
+        let input = schema("k STRING, t TIMESTAMP*");
+        let (context, clock) = context(vec![input.clone()], input);
+        let operator = super::create(&FirstByKey { key: vec!["k".to_owned()] }, &context).expect("the key exists");
+        Runner::new(operator, &context, clock)
+    };
+    narrow.run("rows a 10 | b 5\nwm 6");
+    let tables = narrow.snapshot();
+    let mut wide = runner(100);
+    wide.restore(tables.clone(), EventTime(6_000_000)).expect("the state fits");
+    expect![[r#"
+        > rows a 1 11 | b 1 12 | c 1 7
+        > wm max
+          main (k v t*)
+          main c 1 7
+          main a - 10
+          wm max
+    "#]]
+    .assert_eq(&wide.run("rows a 1 11 | b 1 12 | c 1 7\nwm max"));
+    let strict = schema("k STRING, v BIGINT NOT NULL, t TIMESTAMP*");
+    let (context, _) = context(vec![strict.clone()], strict);
+    let mut operator = super::create(&FirstByKey { key: vec!["k".to_owned()] }, &context).expect("the key exists");
+    let error = operator.restore(tables, EventTime(6_000_000)).expect_err("a column is missing");
+    let message = "table 'first-rows' of the checkpoint cannot be taken over: it lacks the column 'row.v' (Int64), which \
+                   may not be null";
+    assert_eq!((error.code, error.message.as_str()), ("state-incompatible", message));
 }

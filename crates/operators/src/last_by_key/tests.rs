@@ -9,6 +9,8 @@ use weir_graph::descriptor::LastByKey;
 use weir_graph::row_schema;
 use weir_testkit::{Runner, context, read_rows, schema};
 
+use crate::cut_runs::{Keyed, Row as RandomRow, runs, word};
+
 const INPUT: &str = "k STRING, v BIGINT, t TIMESTAMP*";
 
 fn runner(order_by: &[&str]) -> Runner {
@@ -114,4 +116,38 @@ proptest! {
             prop_assert_eq!(&table, &expected);
         }
     }
+}
+
+fn with_keyed(order_by: &[&str], check: impl FnOnce(&Keyed<'_>)) {
+    let input = schema(INPUT);
+    let last =
+        LastByKey { key: vec!["k".to_owned()], order_by: order_by.iter().map(|column| (*column).to_owned()).collect() };
+    check(&Keyed {
+        output: row_schema::last_by_key(&input).expect("the input only inserts"),
+        inputs: vec![input],
+        keys: vec![vec![0]],
+        make: &|context| super::create(&last, context),
+    });
+}
+
+const ORDERS: [&[&str]; 4] = [&[], &["t"], &["v", "t DESC"], &["v DESC"]];
+
+#[test]
+fn newest_rows_go_on_wherever_they_are_cut() {
+    let script = "rows a 1 10 | b - 2 | - 3 - | c - - | a 4 11\nrows a 5 11 | b 1 -\nrows b 6 10 | c - 1 | - 8 1\n\
+                  rows - 9 2 | a 0 12 | d 1 1\nrows a 9 1 | b 1 1 | c 1 1 | d 1 1 | - 9 9\nend";
+    for order_by in ORDERS {
+        with_keyed(order_by, |keyed| keyed.check_everywhere(script));
+    }
+}
+
+proptest! {
+    #[test]
+    fn random_runs_go_on_wherever_they_are_cut(run in runs(1, print), order in 0..ORDERS.len()) {
+        with_keyed(ORDERS[order], |keyed| keyed.check_at(&run));
+    }
+}
+
+fn print(_input: usize, (key, value, time): RandomRow) -> String {
+    format!("{} {} {time}us", word("k", key), word("", value))
 }

@@ -96,6 +96,11 @@ impl Group {
         self.threshold.as_ref().map(Entry::order)
     }
 
+    /// All rows that are held, in no order.
+    pub(super) fn rows(&self) -> impl Iterator<Item = &[u8]> {
+        self.entries.iter().map(Entry::row)
+    }
+
     /// The best rows in order, with their ranks from 1.
     pub(super) fn finish(mut self, rule: Rule) -> Vec<(Entry, i64)> {
         self.entries.sort_unstable();

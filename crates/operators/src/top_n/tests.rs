@@ -9,6 +9,8 @@ use weir_graph::descriptor::WindowTopN;
 use weir_graph::row_schema;
 use weir_testkit::{Runner, context, read_rows, schema};
 
+use crate::cut_runs::{Keyed, Row as RandomRow, runs, word};
+
 const INPUT: &str = "window_start TIMESTAMP NOT NULL, window_end TIMESTAMP NOT NULL, window_time TIMESTAMP* NOT NULL, \
                      region STRING, k STRING, n BIGINT";
 
@@ -187,4 +189,44 @@ proptest! {
         expected.sort();
         prop_assert_eq!(found, expected);
     }
+}
+
+fn with_keyed(top: &WindowTopN, check: impl FnOnce(&Keyed<'_>)) {
+    let input = schema(INPUT);
+    let partition = top.partition.iter().map(|name| input.index_of(name).expect("the column exists"));
+    check(&Keyed {
+        output: row_schema::top_n(&input, top.rank_column.as_deref()).expect("the input has windows"),
+        keys: vec![[0, 1].into_iter().chain(partition).collect()],
+        inputs: vec![input],
+        make: &|context| super::create(top, context),
+    });
+}
+
+#[test]
+fn c6_best_rows_leave_once_wherever_they_are_cut() {
+    for partition in [&[][..], &["region"]] {
+        for (limit, ties) in [(1, false), (2, true)] {
+            with_keyed(&top(partition, &["n DESC", "k"], limit, ties), |keyed| keyed.check_everywhere(SCRIPT));
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn c6_random_runs_go_on_wherever_they_are_cut(
+        run in runs(1, print),
+        is_partitioned in any::<bool>(),
+        limit in 1i64..4,
+        ties in any::<bool>(),
+    ) {
+        let partition: &[&str] = if is_partitioned { &["region"] } else { &[] };
+        with_keyed(&top(partition, &["n DESC"], limit, ties), |keyed| keyed.check_at(&run));
+    }
+}
+
+/// Windows of 10 microseconds; values tie often, and so may whole rows.
+fn print(_input: usize, (key, value, time): RandomRow) -> String {
+    let start = time / 10 * 10;
+    let (region, key) = (key.map(|key| key % 2), key.map(|key| key / 2));
+    format!("{start}us {}us {}us {} {} {}", start + 10, start + 9, word("r", region), word("k", key), word("", value))
 }

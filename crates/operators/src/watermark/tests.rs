@@ -1,8 +1,10 @@
 //! Tests of the operator in `watermark.rs`: scripts, and a simple model where there is one.
 
 use expect_test::{Expect, expect};
+use proptest::prelude::*;
 use weir_graph::descriptor::WatermarkStrategy;
-use weir_testkit::{Runner, context, schema};
+use weir_operator_api::OperatorContext;
+use weir_testkit::{Cuts, Deal, Event, Runner, context, events, schema};
 
 fn strategy() -> WatermarkStrategy {
     WatermarkStrategy {
@@ -146,4 +148,68 @@ fn expression_makes_a_new_event_time_column() {
           wm 2.999999
     "#]],
     );
+}
+
+fn with_cuts(strategy: &WatermarkStrategy, check: impl FnOnce(&Cuts<'_>)) {
+    let (context, _) = context(vec![schema(PLAIN.0)], schema(PLAIN.1));
+    let make = |context: &OperatorContext| super::create(strategy, context).expect("the strategy was planned");
+    check(&Cuts { context, deal: Deal::BySplit, make: &make });
+}
+
+fn split_events(script: &str) -> Vec<Event> {
+    events(script, &[schema(PLAIN.0)])
+}
+
+/// A restored source says no less than it said, holds for every split it goes on with, and ends at the same time.
+#[test]
+fn splits_go_on_wherever_they_are_cut() {
+    let script = "split add 0\nsplit add 1\nsplit add 2\nrows#0 a 100\nrows#1 b 50\nrows#0 a 90 | a -\nrows#2 c 70\n\
+                  rows#1 b 80\nsplit finish 1\nrows#2 c 85\nsplit wait 9\nsplit wait 9\nrows#0 a 110\nsplit finish 0\n\
+                  split finish 2\nwm max\nend";
+    with_cuts(&strategy(), |cuts| cuts.check_everywhere(&split_events(script), &[1, 2, 3], &[1, 2, 3]));
+}
+
+/// Carries d1: idle splits stay idle over a restart, and those that wake up do not pull the watermark back.
+#[test]
+fn d1_idle_splits_go_on_wherever_they_are_cut() {
+    let script = "split add 0\nsplit add 1\nrows#0 a 100\nrows#1 b 50\nsplit wait 6\nrows#0 a 110\nsplit wait 6\nrows#0 a 120\n\
+                  split wait 6\nsplit wait 9\nsplit wait 9\nrows#1 b 60\nrows#0 a 130\nrows#1 b 125\nsplit finish 1\nwm max";
+    with_cuts(&strategy(), |cuts| cuts.check_everywhere(&split_events(script), &[1], &[1]));
+}
+
+/// Rows of splits that the watermark may be held by; a finished split gives no more.
+fn split_runs(events: Vec<(u8, u32, i64)>, with_idleness: bool) -> String {
+    // With idleness, one split is found when its first rows come.
+    let late_split = if with_idleness { "clock 0" } else { "split add 3" };
+    let (mut script, mut finished) = (format!("split add 0\nsplit add 1\nsplit add 2\n{late_split}\n"), Vec::new());
+    for (kind, split, time) in events {
+        match kind {
+            0 if !finished.contains(&split) => {
+                finished.push(split);
+                script.push_str(&format!("split finish {split}\n"));
+            }
+            1 | 2 if with_idleness => script.push_str(&format!("split wait {}\n", time / 10)),
+            _ if finished.contains(&split) => {}
+            3 => script.push_str(&format!("rows#{split} k -\n")),
+            _ => script.push_str(&format!("rows#{split} k {time}\n")),
+        }
+    }
+    script + "wm max\nend"
+}
+
+proptest! {
+    /// Carries d1. With idle splits the watermark depends on who reads which, so only one subtask follows one.
+    #[test]
+    fn d1_random_splits_go_on_wherever_they_are_cut(
+        events in prop::collection::vec((0u8..12, 0u32..4, 0i64..100), 1..40),
+        place in any::<prop::sample::Index>(),
+        parallelism in (1u32..4, 1u32..4),
+        with_idleness in any::<bool>(),
+    ) {
+        let events = split_events(&split_runs(events, with_idleness));
+        // The splits are added before anything else.
+        let place = 4 + place.index(events.len() - 3);
+        let parallelism = if with_idleness { (1, 1) } else { parallelism };
+        with_cuts(&strategy(), |cuts| cuts.check_at(&events, place, parallelism));
+    }
 }

@@ -22,6 +22,34 @@ pub enum Idleness {
     BecameActive,
 }
 
+/// What a checkpoint keeps of one split that is not finished.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SplitState {
+    /// Which split; `None` for rows without.
+    pub index: Option<SplitIndex>,
+    /// The split's watermark.
+    pub watermark: EventTime,
+    /// The watermark that its subtask had given last: rows up to it are late already.
+    pub said: EventTime,
+    /// **Units**: microseconds without rows that the source waited for.
+    pub waited_us: i64,
+    /// Whether rows came since the source last reported waiting.
+    pub gave_rows: bool,
+    /// Whether it counts as idle.
+    pub is_idle: bool,
+}
+
+impl SplitState {
+    /// What counts when several subtasks had a split of this index: rows without a split.
+    fn join(&mut self, other: &SplitState) {
+        self.watermark = self.watermark.min(other.watermark);
+        self.said = self.said.min(other.said);
+        self.waited_us = self.waited_us.min(other.waited_us);
+        self.gave_rows |= other.gave_rows;
+        self.is_idle &= other.is_idle;
+    }
+}
+
 /// Watermarks of one source subtask.
 #[derive(Debug)]
 pub struct WatermarkTracker {
@@ -33,7 +61,14 @@ pub struct WatermarkTracker {
     last: EventTime,
     /// The greatest watermark any split ever had.
     greatest: EventTime,
+    /// The greatest watermark that a finished split had.
+    ended: EventTime,
     is_idle: bool,
+    /// Splits of a checkpoint that nothing was heard of yet: another subtask may read them now. They are no part of the
+    /// next checkpoint, so that copies do not multiply.
+    unclaimed: Vec<SplitState>,
+    /// While it is being told which splits are its own: the least of what their subtasks had said.
+    settling: Option<EventTime>,
 }
 
 #[derive(Debug)]
@@ -59,19 +94,65 @@ impl WatermarkTracker {
             finished: BTreeSet::new(),
             last: EventTime::MIN,
             greatest: EventTime::MIN,
+            ended: EventTime::MIN,
             is_idle: false,
+            unclaimed: Vec::new(),
+            settling: None,
         }
+    }
+
+    /// What a checkpoint keeps: the splits that are not finished, and the greatest watermark of those that are.
+    pub fn snapshot(&self) -> (Vec<SplitState>, EventTime) {
+        let state = |split: &Split| SplitState {
+            index: split.index,
+            watermark: split.watermark,
+            said: self.last,
+            waited_us: split.waited_us,
+            gave_rows: split.gave_rows,
+            is_idle: split.is_idle,
+        };
+        (self.splits.iter().map(state).collect(), self.ended)
+    }
+
+    /// Goes on from a checkpoint with the splits of all subtasks. Its own are those that are added next; then
+    /// [`WatermarkTracker::settle`] ends the beginning.
+    pub fn restore(&mut self, splits: Vec<SplitState>, ended: EventTime) {
+        for split in splits {
+            match self.unclaimed.iter_mut().find(|other| other.index == split.index) {
+                Some(other) => other.join(&split),
+                None => self.unclaimed.push(split),
+            }
+        }
+        self.ended = self.ended.max(ended);
+        self.greatest = self.greatest.max(self.ended);
+        self.last = self.unclaimed.iter().map(|split| split.said).min().unwrap_or(EventTime::MIN);
+        self.settling = Some(EventTime::MAX);
+    }
+
+    /// Before anything but an added split: gives the watermark that was said before the checkpoint, the first time.
+    pub fn settle(&mut self) -> Option<EventTime> {
+        let said = self.settling.take()?;
+        if said < EventTime::MAX {
+            self.last = self.last.max(said);
+        }
+        (self.last > EventTime::MIN).then_some(self.last)
     }
 
     /// A split will be read; from now on it holds the watermark, but never pulls it back.
     pub fn on_added(&mut self, index: SplitIndex) -> Idleness {
         self.find_or_add(Some(index));
+        if self.splits.iter().all(|split| split.is_idle) {
+            // A split of a checkpoint comes as idle as it was. Others may follow that are not, so it is not told yet.
+            return Idleness::Unchanged;
+        }
         self.settle_idleness()
     }
 
     /// Everything of a split was read: it holds nothing back any more. After the last split the watermark stays.
     pub fn on_finished(&mut self, index: SplitIndex) -> Idleness {
-        self.splits.retain(|split| split.index != Some(index));
+        let at = self.find_or_add(Some(index));
+        let split = self.splits.swap_remove(at);
+        self.ended = self.ended.max(split.watermark);
         self.finished.insert(index);
         self.settle_idleness()
     }
@@ -99,11 +180,14 @@ impl WatermarkTracker {
     /// The source was ready to read for `waited_us` and got nothing from any split but those that gave rows meanwhile.
     pub fn on_waited(&mut self, waited_us: i64) -> Idleness {
         let Some(timeout_us) = self.idle_timeout_us else { return Idleness::Unchanged };
+        if waited_us <= 0 {
+            return self.settle_idleness();
+        }
         for split in &mut self.splits {
             if std::mem::take(&mut split.gave_rows) {
                 continue;
             }
-            split.waited_us = split.waited_us.saturating_add(waited_us.max(0));
+            split.waited_us = split.waited_us.saturating_add(waited_us);
             split.is_idle |= split.waited_us >= timeout_us;
         }
         self.settle_idleness()
@@ -132,9 +216,19 @@ impl WatermarkTracker {
         if let Some(at) = self.splits.iter().position(|split| split.index == index) {
             return at;
         }
-        let split = Split { index, watermark: EventTime::MIN, waited_us: 0, gave_rows: true, is_idle: false };
+        let split = self.unclaimed_or_new(index);
         self.splits.push(split);
         self.splits.len() - 1
+    }
+
+    fn unclaimed_or_new(&mut self, index: Option<SplitIndex>) -> Split {
+        let Some(at) = self.unclaimed.iter().position(|split| split.index == index) else {
+            return Split { index, watermark: EventTime::MIN, waited_us: 0, gave_rows: true, is_idle: false };
+        };
+        let SplitState { watermark, said, waited_us, gave_rows, is_idle, .. } = self.unclaimed.swap_remove(at);
+        self.greatest = self.greatest.max(watermark);
+        self.settling = self.settling.map(|least| least.min(said));
+        Split { index, watermark, waited_us, gave_rows, is_idle }
     }
 
     fn settle_idleness(&mut self) -> Idleness {
@@ -152,213 +246,4 @@ impl WatermarkTracker {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use std::collections::BTreeMap;
-
-    const A: SplitIndex = SplitIndex(0);
-    const B: SplitIndex = SplitIndex(1);
-
-    #[test]
-    fn slowest_split_holds_the_watermark() {
-        let mut tracker = WatermarkTracker::new(10, None);
-        tracker.on_added(A);
-        tracker.on_added(B);
-        tracker.on_rows(Some(A), Some(100));
-        assert_eq!(tracker.advance(), None);
-        tracker.on_rows(Some(B), Some(50));
-        assert_eq!(tracker.advance(), Some(EventTime(39)));
-        tracker.on_finished(B);
-        assert_eq!(tracker.advance(), Some(EventTime(89)));
-        tracker.on_finished(A);
-        assert_eq!(tracker.advance(), None);
-        assert_eq!(tracker.at_end(), None);
-    }
-
-    #[test]
-    fn input_ends_at_the_same_time_whichever_split_ends_first() {
-        for finished in [[A, B], [B, A]] {
-            let mut tracker = WatermarkTracker::new(10, None);
-            tracker.on_rows(Some(A), Some(100));
-            tracker.on_rows(Some(B), Some(50));
-            let mut last = tracker.advance();
-            for split in finished {
-                tracker.on_finished(split);
-                last = tracker.advance().or(last);
-            }
-            assert_eq!(tracker.at_end().or(last), Some(EventTime(89)), "finished in the order {finished:?}");
-        }
-    }
-
-    #[test]
-    fn late_split_does_not_pull_the_watermark_back() {
-        let mut tracker = WatermarkTracker::new(0, None);
-        tracker.on_rows(Some(A), Some(100));
-        assert_eq!(tracker.advance(), Some(EventTime(99)));
-        tracker.on_added(B);
-        tracker.on_rows(Some(B), Some(20));
-        assert_eq!(tracker.advance(), None);
-        tracker.on_rows(Some(B), Some(120));
-        assert_eq!(tracker.advance(), None);
-        tracker.on_rows(Some(A), Some(130));
-        assert_eq!(tracker.advance(), Some(EventTime(119)));
-    }
-
-    /// Carries d1: a split that wakes up neither stalls the watermark for good nor pulls it back.
-    #[test]
-    fn d1_split_that_wakes_up_holds_the_watermark_again() {
-        let mut tracker = WatermarkTracker::new(0, Some(1000));
-        tracker.on_added(A);
-        tracker.on_added(B);
-        tracker.on_rows(Some(A), Some(100));
-        for _ in 0..3 {
-            tracker.on_waited(500);
-            tracker.on_rows(Some(A), Some(100));
-        }
-        assert_eq!(tracker.advance(), Some(EventTime(99)), "b is idle and holds nothing");
-        assert_eq!(tracker.on_rows(Some(B), Some(10)), Idleness::Unchanged);
-        tracker.on_rows(Some(A), Some(200));
-        assert_eq!(tracker.advance(), None, "b is active and holds the watermark");
-        tracker.on_rows(Some(B), Some(150));
-        assert_eq!(tracker.advance(), Some(EventTime(149)));
-    }
-
-    #[test]
-    fn idleness_is_told_when_all_splits_are_idle_and_when_one_wakes_up() {
-        let mut tracker = WatermarkTracker::new(0, Some(1000));
-        tracker.on_added(A);
-        tracker.on_rows(Some(A), Some(100));
-        assert_eq!(tracker.on_waited(2000), Idleness::Unchanged, "the rows came within that time");
-        assert_eq!(tracker.on_waited(999), Idleness::Unchanged);
-        assert_eq!(tracker.on_waited(1), Idleness::BecameIdle);
-        assert_eq!(tracker.on_waited(1000), Idleness::Unchanged);
-        assert_eq!(tracker.on_rows(Some(A), None), Idleness::BecameActive, "a bad row is a sign of life too");
-    }
-
-    /// Carries d3: a source that is held up by backpressure reports no waiting, however long it takes.
-    #[test]
-    fn d3_time_under_backpressure_makes_nothing_idle() {
-        let mut tracker = WatermarkTracker::new(0, Some(1));
-        tracker.on_added(A);
-        tracker.on_added(B);
-        for time in 0..1000 {
-            assert_eq!(tracker.on_rows(Some(A), Some(time)), Idleness::Unchanged);
-            assert_eq!(tracker.advance(), None, "b was never waited for, so it still counts");
-        }
-    }
-
-    /// Carries d4: arithmetic at the ends of time neither wraps nor makes the last watermark.
-    #[test]
-    fn d4_extreme_times_saturate() {
-        for time in [i64::MIN, i64::MIN + 1, -1, 0, i64::MAX - 1, i64::MAX] {
-            for disorder in [0, 1, i64::MAX] {
-                let mut tracker = WatermarkTracker::new(disorder, Some(i64::MAX));
-                tracker.on_rows(None, Some(time));
-                let watermark = tracker.advance();
-                assert!(watermark.is_none_or(|watermark| watermark < EventTime::MAX && watermark.0 < time));
-                tracker.on_waited(i64::MAX);
-                tracker.on_waited(i64::MAX);
-                tracker.on_waited(i64::MAX);
-            }
-        }
-    }
-
-    #[derive(Clone, Debug)]
-    enum Event {
-        Added(u32),
-        Finished(u32),
-        Rows(u32, Option<i64>),
-        Waited(i64),
-    }
-
-    fn event() -> impl Strategy<Value = Event> {
-        let time = prop_oneof![8 => (0i64..100).prop_map(Some), 1 => Just(None), 1 => any::<i64>().prop_map(Some)];
-        prop_oneof![
-            2 => (0u32..4).prop_map(Event::Added),
-            1 => (0u32..4).prop_map(Event::Finished),
-            8 => (0u32..4, time).prop_map(|(split, time)| Event::Rows(split, time)),
-            4 => (0i64..60).prop_map(Event::Waited),
-        ]
-    }
-
-    /// The definition, written down from the whole history each time.
-    fn model(history: &[Event], disorder: i64, timeout: i64) -> (Option<i64>, bool) {
-        let (mut alive, mut finished) = (BTreeSet::new(), BTreeSet::new());
-        let (mut time_max, mut quiet) = (BTreeMap::new(), BTreeMap::new());
-        let mut fresh = BTreeSet::new();
-        for event in history {
-            match *event {
-                Event::Added(split) | Event::Rows(split, _)
-                    if !finished.contains(&split) || matches!(event, Event::Added(_)) =>
-                {
-                    if alive.insert(split) {
-                        quiet.insert(split, 0);
-                        time_max.remove(&split);
-                        fresh.insert(split);
-                    }
-                    if let Event::Rows(_, time) = event {
-                        quiet.insert(split, 0);
-                        fresh.insert(split);
-                        if let Some(time) = time {
-                            let greatest = time_max.entry(split).or_insert(*time);
-                            *greatest = (*greatest).max(*time);
-                        }
-                    }
-                }
-                Event::Finished(split) => {
-                    alive.remove(&split);
-                    finished.insert(split);
-                }
-                Event::Waited(us) => {
-                    for split in alive.iter().filter(|split| !fresh.contains(split)) {
-                        *quiet.entry(*split).or_insert(0) += us;
-                    }
-                    fresh.clear();
-                }
-                _ => {}
-            }
-        }
-        let active: Vec<_> = alive.iter().filter(|split| quiet[split] < timeout).collect();
-        let watermark = |split: &u32| {
-            time_max.get(split).map_or(i64::MIN, |time: &i64| time.saturating_sub(disorder).saturating_sub(1))
-        };
-        (active.iter().map(|split| watermark(split)).min(), !alive.is_empty() && active.is_empty())
-    }
-
-    proptest! {
-        /// Carries d1: whatever splits do, the watermark is the greatest that the definition ever allowed, so it
-        /// neither goes back nor stalls, and idleness is told exactly when it changes.
-        #[test]
-        fn d1_tracker_follows_the_definition(events in prop::collection::vec(event(), 0..60), disorder in 0i64..20) {
-            const TIMEOUT: i64 = 100;
-            let mut tracker = WatermarkTracker::new(disorder, Some(TIMEOUT));
-            let (mut last, mut is_idle) = (i64::MIN, false);
-            let mut readded = BTreeSet::new();
-            for (count, event) in events.iter().enumerate() {
-                // A finished split is not added again.
-                if let Event::Finished(split) = event { readded.insert(*split); }
-                if matches!(event, Event::Added(split) if readded.contains(split)) { return Ok(()); }
-                let told = match *event {
-                    Event::Added(split) => tracker.on_added(SplitIndex(split)),
-                    Event::Finished(split) => tracker.on_finished(SplitIndex(split)),
-                    Event::Rows(split, time) => tracker.on_rows(Some(SplitIndex(split)), time),
-                    Event::Waited(us) => tracker.on_waited(us),
-                };
-                let (allowed, all_idle) = model(&events[..=count], disorder, TIMEOUT);
-                let expected = allowed.filter(|allowed| *allowed > last);
-                prop_assert_eq!(tracker.advance(), expected.map(EventTime));
-                last = expected.unwrap_or(last);
-                if allowed.is_some() || all_idle {
-                    let expected = match (is_idle, all_idle) {
-                        (false, true) => Idleness::BecameIdle,
-                        (true, false) => Idleness::BecameActive,
-                        _ => Idleness::Unchanged,
-                    };
-                    prop_assert_eq!(told, expected);
-                    is_idle = all_idle;
-                }
-            }
-        }
-    }
-}
+mod tests;

@@ -16,7 +16,8 @@ pub(crate) fn compile(descriptor: &WindowAggregate, input: &SchemaRef) -> Result
     let key_columns = key_columns(descriptor, input)?;
     let calls = descriptor.aggregates.iter().map(|sql| compile_call(sql, input)).collect::<Result<Vec<_>>>()?;
     let key_types = key_columns.iter().map(|column| input.field(*column).data_type().clone()).collect();
-    let shape = Shape { key_types, calls: calls.iter().map(|compiled| compiled.call.clone()).collect() };
+    let calls_only = calls.iter().map(|compiled| compiled.call.clone()).collect();
+    let shape = Shape { key_names: descriptor.key.clone(), key_types, calls: calls_only };
     Ok((shape, RowReader { key_columns, calls }))
 }
 

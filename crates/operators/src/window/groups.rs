@@ -14,6 +14,7 @@ const MERGE_ROWS: usize = 4096;
 /// What groups are made of.
 #[derive(Clone, Debug)]
 pub(crate) struct Shape {
+    pub(crate) key_names: Vec<String>,
     pub(crate) key_types: Vec<DataType>,
     pub(crate) calls: Vec<Call>,
 }
@@ -21,7 +22,7 @@ pub(crate) struct Shape {
 impl Shape {
     pub(crate) fn accumulators(&self) -> Result<Accumulators> {
         let list = self.calls.iter().map(Call::accumulator).collect::<Result<_>>()?;
-        Ok(Accumulators { list, widths: self.calls.iter().map(Call::partial_width).collect() })
+        Ok(Accumulators { list, widths: self.calls.iter().map(|call| call.partial_fields().len()).collect() })
     }
 
     pub(crate) fn key_table(&self) -> Result<KeyTable> {
@@ -130,6 +131,13 @@ impl Groups {
 
     pub(crate) fn len(&self) -> usize {
         self.keys.len()
+    }
+
+    /// All ids in pieces of at most `rows`; groups are never taken out one by one, so there are no holes.
+    pub(crate) fn id_pieces(&self, rows: usize) -> impl Iterator<Item = Vec<u32>> {
+        let end = self.keys.id_bound() as u32;
+        let rows = u32::try_from(rows).unwrap_or(u32::MAX);
+        (0..end).step_by(rows as usize).map(move |start| (start..end.min(start.saturating_add(rows))).collect())
     }
 
     /// Forgets everything and keeps the memory.

@@ -13,7 +13,7 @@ use arrow_schema::SchemaRef;
 use weir_core::{Batch, EventTime, OutputTag};
 use weir_graph::WindowSpec;
 use weir_operator_api::{Operator, Output, Progress, Result};
-use weir_state::KeyTable;
+use weir_state::{KeyTable, StateTable};
 
 use super::groups::{Accumulators, Groups, Shape};
 use super::output::times;
@@ -21,6 +21,7 @@ use super::rows::{ReadBatch, RowReader};
 use super::runs::RunFinder;
 use super::sliced::first_end;
 use super::slicing::cut;
+use super::state::Progressed;
 use super::worth::Worth;
 
 /// Most groups held before they are sent: table and counts of 32 Ki groups take about 1 MiB, a core's second cache.
@@ -45,8 +46,7 @@ pub(crate) struct LocalSliced {
     /// Empty groups, whose memory is used again.
     spare: Vec<Groups>,
     worth: Worth,
-    watermark: i64,
-    was_idle: bool,
+    progressed: Progressed,
     origin_us: i64,
     ids: Vec<u32>,
 }
@@ -60,8 +60,7 @@ impl LocalSliced {
             slices: BTreeMap::new(),
             spare: Vec::new(),
             worth: Worth::default(),
-            watermark: i64::MIN,
-            was_idle: false,
+            progressed: Progressed::none(),
             origin_us: 0,
             ids: Vec::new(),
         }
@@ -71,7 +70,7 @@ impl LocalSliced {
         let mut passed = Vec::new();
         let mut new_groups = 0;
         for piece in cut(&read.rows, self.options.window)? {
-            if first_end(self.options.window, piece.slice_start) - 1 <= self.watermark {
+            if first_end(self.options.window, piece.slice_start) - 1 <= self.progressed.watermark {
                 passed.extend(piece.places());
                 continue;
             }
@@ -128,7 +127,7 @@ impl LocalSliced {
 
 impl Operator for LocalSliced {
     fn process(&mut self, _input: usize, batch: Batch, out: &mut dyn Output) -> Result<Progress> {
-        if self.was_idle || !self.worth.wants(batch.num_rows()) {
+        if self.progressed.was_idle || !self.worth.wants(batch.num_rows()) {
             out.emit_to(OutputTag::Raw, batch);
             return Ok(Progress::Done);
         }
@@ -141,13 +140,13 @@ impl Operator for LocalSliced {
 
     fn on_watermark(&mut self, watermark: EventTime, out: &mut dyn Output) -> Result<Progress> {
         self.send_before(watermark.0.saturating_add(1), out)?;
-        self.watermark = watermark.0;
+        self.progressed.advance(watermark);
         out.watermark(watermark);
         Ok(Progress::Done)
     }
 
     fn on_idle(&mut self, is_idle: bool, out: &mut dyn Output) -> Result<()> {
-        self.was_idle |= is_idle;
+        self.progressed.was_idle |= is_idle;
         self.send_before(i64::MAX, out)?;
         out.idle(is_idle);
         Ok(())
@@ -156,6 +155,20 @@ impl Operator for LocalSliced {
     fn on_end(&mut self, out: &mut dyn Output) -> Result<Progress> {
         self.send_before(i64::MAX, out)?;
         Ok(Progress::Done)
+    }
+
+    fn on_barrier(&mut self, out: &mut dyn Output) -> Result<Progress> {
+        self.send_before(i64::MAX, out)?;
+        Ok(Progress::Done)
+    }
+
+    fn snapshot(&mut self) -> Result<Vec<StateTable>> {
+        self.progressed.snapshot()
+    }
+
+    fn restore(&mut self, tables: Vec<StateTable>, watermark: EventTime) -> Result<()> {
+        self.progressed = Progressed::restore(&self.shape, tables, watermark)?;
+        Ok(())
     }
 
     fn state_bytes(&self) -> usize {
@@ -167,13 +180,13 @@ impl Operator for LocalSliced {
 pub(crate) struct LocalSessions {
     gap: i64,
     output: SchemaRef,
+    shape: Shape,
     reader: RowReader,
     keys: KeyTable,
     accumulators: Accumulators,
     finder: RunFinder,
     worth: Worth,
-    watermark: i64,
-    was_idle: bool,
+    progressed: Progressed,
     ids: Vec<u32>,
 }
 
@@ -182,20 +195,20 @@ impl LocalSessions {
         Ok(LocalSessions {
             gap,
             output,
+            shape: shape.clone(),
             reader,
             keys: shape.key_table()?,
             accumulators: shape.accumulators()?,
             finder: RunFinder::default(),
             worth: Worth::default(),
-            watermark: i64::MIN,
-            was_idle: false,
+            progressed: Progressed::none(),
             ids: Vec::new(),
         })
     }
 
     /// Parts the rows that the watermark has passed, as they came, from the others.
     fn part(&self, read: ReadBatch) -> Result<(Option<Batch>, Option<ReadBatch>)> {
-        let is_past = |time: &i64| *time + self.gap - 1 <= self.watermark;
+        let is_past = |time: &i64| *time + self.gap - 1 <= self.progressed.watermark;
         if !read.rows.times.iter().any(is_past) {
             return Ok((None, Some(read)));
         }
@@ -232,7 +245,7 @@ impl LocalSessions {
 
 impl Operator for LocalSessions {
     fn process(&mut self, _input: usize, batch: Batch, out: &mut dyn Output) -> Result<Progress> {
-        if self.was_idle || !self.worth.wants(batch.num_rows()) {
+        if self.progressed.was_idle || !self.worth.wants(batch.num_rows()) {
             out.emit_to(OutputTag::Raw, batch);
             return Ok(Progress::Done);
         }
@@ -250,14 +263,23 @@ impl Operator for LocalSessions {
     }
 
     fn on_watermark(&mut self, watermark: EventTime, out: &mut dyn Output) -> Result<Progress> {
-        self.watermark = watermark.0;
+        self.progressed.advance(watermark);
         out.watermark(watermark);
         Ok(Progress::Done)
     }
 
     fn on_idle(&mut self, is_idle: bool, out: &mut dyn Output) -> Result<()> {
-        self.was_idle |= is_idle;
+        self.progressed.was_idle |= is_idle;
         out.idle(is_idle);
+        Ok(())
+    }
+
+    fn snapshot(&mut self) -> Result<Vec<StateTable>> {
+        self.progressed.snapshot()
+    }
+
+    fn restore(&mut self, tables: Vec<StateTable>, watermark: EventTime) -> Result<()> {
+        self.progressed = Progressed::restore(&self.shape, tables, watermark)?;
         Ok(())
     }
 

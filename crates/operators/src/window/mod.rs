@@ -22,6 +22,7 @@ mod session;
 mod session_store;
 mod sliced;
 mod slicing;
+mod state;
 mod worth;
 
 #[cfg(test)]
@@ -49,14 +50,17 @@ fn build(
     context: &OperatorContext,
 ) -> Result<Box<dyn Operator>> {
     let (batch_rows, output) = (context.batch_rows, context.output.clone());
+    let place = state::Place::of(context);
     Ok(match (window, phase) {
         (WindowSpec::Same, _) => return Err(OperatorError::internal("windows of joins do not aggregate")),
         (WindowSpec::Session { gap }, Phase::Local) => Box::new(LocalSessions::new(gap, output, &shape, reader)?),
         (WindowSpec::Session { gap }, _) => {
-            let options = SessionOptions { gap, allowed_lateness, batch_rows, output };
+            let options = SessionOptions { gap, allowed_lateness, batch_rows, output, place };
             Box::new(Sessions::new(options, &shape, reader)?)
         }
         (_, Phase::Local) => Box::new(LocalSliced::new(LocalOptions { window, batch_rows, output }, shape, reader)),
-        _ => Box::new(Sliced::new(SlicedOptions { window, allowed_lateness, batch_rows, output }, shape, reader)),
+        _ => {
+            Box::new(Sliced::new(SlicedOptions { window, allowed_lateness, batch_rows, output, place }, shape, reader))
+        }
     })
 }

@@ -54,7 +54,8 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
-    fn new(keys: Vec<ArrayRef>, times: ScalarBuffer<i64>, values: Values) -> Result<Rows> {
+    /// Rows with the hashes of their keys.
+    pub(crate) fn new(keys: Vec<ArrayRef>, times: ScalarBuffer<i64>, values: Values) -> Result<Rows> {
         let mut hashes = Vec::new();
         hash_columns(&keys, &mut hashes)?;
         hashes.resize(times.len(), 0);

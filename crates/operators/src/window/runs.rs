@@ -19,6 +19,13 @@ pub(crate) struct Run {
     previous: u32,
 }
 
+impl Run {
+    /// A run that stands alone.
+    pub(crate) fn alone(key: u32, start: i64, last: i64) -> Self {
+        Run { key, start, last, previous: NONE }
+    }
+}
+
 /// Finds the runs of batch after batch; keeps its memory.
 #[derive(Default)]
 pub(crate) struct RunFinder {

@@ -5,18 +5,24 @@
 //! that is open. A session that was emitted and changes its bounds within the allowed lateness is taken back (`-D`) and
 //! emitted anew; with the same bounds it is updated (`+U`).
 
-use arrow_array::UInt32Array;
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::{BooleanArray, UInt32Array};
 use arrow_buffer::ScalarBuffer;
 use arrow_schema::SchemaRef;
 use weir_core::{Batch, ChangeKind, EventTime, OutputTag};
+use weir_graph::WindowSpec;
 use weir_operator_api::{Operator, OperatorError, Output, Progress, Result};
-use weir_state::KeyTable;
+use weir_state::{KeyTable, StateTable};
 
 use super::groups::{Accumulators, Shape};
-use super::output::{Results, Window};
+use super::output::{Results, Window, times};
 use super::rows::{ReadBatch, RowReader, Rows, read_partials};
 use super::runs::RunFinder;
 use super::session_store::{Changes, NONE, SessionStore};
+use super::state::{self, Place};
+use crate::state_rows::{BATCH_ROWS, Restored};
 
 /// What the engine is told. **Units**: microseconds.
 pub(crate) struct SessionOptions {
@@ -24,11 +30,13 @@ pub(crate) struct SessionOptions {
     pub(crate) allowed_lateness: i64,
     pub(crate) batch_rows: usize,
     pub(crate) output: SchemaRef,
+    pub(crate) place: Place,
 }
 
 /// The engine; the whole operator, or its final phase, which also takes partials.
 pub(crate) struct Sessions {
     options: SessionOptions,
+    shape: Shape,
     reader: RowReader,
     keys: KeyTable,
     store: SessionStore,
@@ -52,6 +60,7 @@ struct Firing {
 impl Sessions {
     pub(crate) fn new(options: SessionOptions, shape: &Shape, reader: RowReader) -> Result<Self> {
         Ok(Sessions {
+            shape: shape.clone(),
             reader,
             keys: shape.key_table()?,
             store: SessionStore::new(options.gap, options.allowed_lateness),
@@ -59,7 +68,7 @@ impl Sessions {
             finder: RunFinder::default(),
             watermark: i64::MIN,
             firing: None,
-            origin_us: 0,
+            origin_us: options.place.created_us,
             ids: Vec::new(),
             options,
         })
@@ -194,6 +203,11 @@ impl Sessions {
         Ok(())
     }
 
+    fn state_of_windows(&self) -> Result<StateTable> {
+        let window = WindowSpec::Session { gap: self.options.gap };
+        state::windows_table(window, self.options.allowed_lateness, self.watermark)
+    }
+
     fn remove(&mut self, id: u32) {
         let key = self.store.key(id);
         self.store.remove(id);
@@ -247,6 +261,43 @@ impl Operator for Sessions {
         firing.next = end;
         self.firing = Some(firing);
         Ok(Progress::More)
+    }
+
+    /// Per session: its key, first and last row's time, whether it was emitted, and the partials, each copied once.
+    fn snapshot(&mut self) -> Result<Vec<StateTable>> {
+        if self.firing.is_some() {
+            return Err(state::while_emitting());
+        }
+        let layout = state::sessions(&self.shape);
+        let mut batches = Vec::new();
+        for ids in self.store.ids().chunks(BATCH_ROWS) {
+            let keys: Vec<u32> = ids.iter().map(|id| self.store.key(*id)).collect();
+            let mut columns = self.keys.columns(&keys)?;
+            columns.push(times(ids.iter().map(|id| self.store.bounds(*id).0)));
+            columns.push(times(ids.iter().map(|id| self.store.bounds(*id).1)));
+            let is_fired = ids.iter().map(|id| Some(self.store.is_fired(*id)));
+            columns.push(Arc::new(is_fired.collect::<BooleanArray>()));
+            columns.extend(self.accumulators.partials(ids)?);
+            batches.push(layout.keyed_batch(self.options.place.key_groups(&self.keys, &keys), columns)?);
+        }
+        Ok(vec![self.state_of_windows()?, layout.table(batches)])
+    }
+
+    fn restore(&mut self, tables: Vec<StateTable>, watermark: EventTime) -> Result<()> {
+        let mut restored = Restored::new(tables);
+        self.watermark = watermark.0;
+        state::check_windows(&mut restored, &self.state_of_windows()?)?;
+        for state_rows in restored.take(&state::sessions(&self.shape))? {
+            let (rows, lasts) = state::read_groups(&state_rows, &self.shape, 2)?;
+            let is_fired = state_rows.columns[self.shape.key_types.len() + 2].as_boolean();
+            self.keys.intern(&rows.keys, &rows.hashes, &mut self.ids)?;
+            for (row, id) in self.ids.iter_mut().enumerate() {
+                *id = self.store.put_back(*id, (rows.times[row], lasts[row]), is_fired.value(row));
+            }
+            self.accumulators.resize(self.store.id_bound());
+            self.accumulators.update(&self.ids, &rows)?;
+        }
+        restored.finish()
     }
 
     fn state_bytes(&self) -> usize {

@@ -286,6 +286,29 @@ impl SessionStore {
         due
     }
 
+    /// All sessions, between batches.
+    pub(crate) fn ids(&self) -> Vec<u32> {
+        let is_live = |id: &u32| matches!(self.sessions[*id as usize].state, State::Open | State::Fired);
+        (0..self.sessions.len() as u32).filter(is_live).collect()
+    }
+
+    /// First and last row of a session.
+    pub(crate) fn bounds(&self, id: u32) -> (i64, i64) {
+        let session = &self.sessions[id as usize];
+        (session.start, session.last)
+    }
+
+    /// Takes back a session of a checkpoint. It waits for its end even if it was emitted, and from there on for the end
+    /// of its lateness.
+    pub(crate) fn put_back(&mut self, key: u32, (start, last): (i64, i64), is_fired: bool) -> u32 {
+        // Sessions of one key do not touch each other, so nothing is joined and nothing can be late.
+        let id = self.place(Run::alone(key, start, last), i64::MIN, &mut Changes::default());
+        if is_fired {
+            self.mark_fired(id);
+        }
+        id
+    }
+
     /// Bytes of memory held.
     pub(crate) fn size_bytes(&self) -> usize {
         let waiting: usize = self.buckets.values().map(|ids| ids.capacity()).sum();

@@ -17,11 +17,14 @@ use arrow_schema::SchemaRef;
 use weir_core::{Batch, ChangeKind, EventTime, OutputTag};
 use weir_graph::WindowSpec;
 use weir_operator_api::{Operator, OperatorError, Output, Progress, Result};
+use weir_state::StateTable;
 
 use super::groups::{Groups, Shape};
-use super::output::{Results, Window};
+use super::output::{Results, Window, times};
 use super::rows::{ReadBatch, RowReader, Rows, read_partials};
 use super::slicing::cut;
+use super::state::{self, Place};
+use crate::state_rows::{BATCH_ROWS, Restored};
 
 /// What the engine is told.
 pub(crate) struct SlicedOptions {
@@ -30,6 +33,7 @@ pub(crate) struct SlicedOptions {
     pub(crate) allowed_lateness: i64,
     pub(crate) batch_rows: usize,
     pub(crate) output: SchemaRef,
+    pub(crate) place: Place,
 }
 
 /// The engine; the whole operator, or its final phase, which also takes partials.
@@ -77,6 +81,7 @@ pub(super) struct Touched {
 impl Sliced {
     pub(crate) fn new(options: SlicedOptions, shape: Shape, reader: RowReader) -> Self {
         Sliced {
+            origin_us: options.place.created_us,
             options,
             shape,
             reader,
@@ -84,7 +89,6 @@ impl Sliced {
             pending: BTreeSet::new(),
             watermark: i64::MIN,
             firing: None,
-            origin_us: 0,
             ids: Vec::new(),
         }
     }
@@ -229,6 +233,10 @@ impl Sliced {
         Ok(end == groups.len())
     }
 
+    fn state_of_windows(&self) -> Result<StateTable> {
+        state::windows_table(self.options.window, self.options.allowed_lateness, self.watermark)
+    }
+
     fn drop_slices(&mut self) {
         let (window, lateness) = (self.options.window, self.options.allowed_lateness);
         // The last end of slices grows with their start, so those to drop are the first ones.
@@ -286,6 +294,46 @@ impl Operator for Sliced {
         let is_last = self.emit_piece(&mut current, out)?;
         self.firing = Some(Firing { watermark, current: (!is_last).then_some(current) });
         Ok(Progress::More)
+    }
+
+    /// Per key and slice: the key, the slice's start and the partials, each copied once.
+    fn snapshot(&mut self) -> Result<Vec<StateTable>> {
+        if self.firing.is_some() {
+            return Err(state::while_emitting());
+        }
+        let layout = state::slices(&self.shape);
+        let mut batches = Vec::new();
+        for (start, groups) in &self.slices {
+            for ids in groups.id_pieces(BATCH_ROWS) {
+                let mut columns = groups.keys.columns(&ids)?;
+                columns.push(times(std::iter::repeat_n(*start, ids.len())));
+                columns.extend(groups.accumulators.partials(&ids)?);
+                batches.push(layout.keyed_batch(self.options.place.key_groups(&groups.keys, &ids), columns)?);
+            }
+        }
+        Ok(vec![self.state_of_windows()?, layout.table(batches)])
+    }
+
+    fn restore(&mut self, tables: Vec<StateTable>, watermark: EventTime) -> Result<()> {
+        let mut restored = Restored::new(tables);
+        self.watermark = watermark.0;
+        state::check_windows(&mut restored, &self.state_of_windows()?)?;
+        for rows in restored.take(&state::slices(&self.shape))? {
+            let (rows, _) = state::read_groups(&rows, &self.shape, 1)?;
+            for piece in cut(&rows, self.options.window)? {
+                if !self.slices.contains_key(&piece.slice_start) {
+                    self.slices.insert(piece.slice_start, self.shape.groups()?);
+                }
+                let groups = self.slices.get_mut(&piece.slice_start).expect("the slice was just put in");
+                groups.add(&piece.rows, &mut self.ids)?;
+            }
+        }
+        // What the watermark has closed has fired; windows of one cumulative run lie in its first slice.
+        for start in self.slices.keys() {
+            let windows = self.options.window.windows_of_slice(*start).into_iter();
+            self.pending.extend(windows.filter(|window| window.1 - 1 > watermark.0).map(|(start, end)| (end, start)));
+        }
+        restored.finish()
     }
 
     fn state_bytes(&self) -> usize {

@@ -15,6 +15,7 @@ use weir_graph::window_schema::{output_schema, partial_schema};
 use weir_graph::{Phase, WindowSpec};
 use weir_testkit::{recorder::Recorded, rows::schema, script, script::Runner};
 
+mod cuts;
 mod scripts;
 mod session;
 mod sliced;
@@ -91,7 +92,8 @@ fn descriptor(window: WindowSpec, allowed_lateness: i64) -> WindowAggregate {
     }
 }
 
-fn operator_of(descriptor: &WindowAggregate, input: SchemaRef, phase: Phase, batch_rows: usize) -> Runner {
+/// Input schemas and output schema of one phase.
+fn schemas(descriptor: &WindowAggregate, input: SchemaRef, phase: Phase) -> (Vec<SchemaRef>, SchemaRef) {
     let fields: Vec<Field> =
         descriptor.key.iter().map(|key| input.field_with_name(key).expect("key exists").clone()).collect();
     let aggregates: Vec<TypedAggregate> = descriptor
@@ -101,12 +103,16 @@ fn operator_of(descriptor: &WindowAggregate, input: SchemaRef, phase: Phase, bat
         .collect();
     let results = output_schema(&fields, &aggregates, descriptor.allowed_lateness);
     let partials = partial_schema(&fields, descriptor.window, &aggregates);
-    let (inputs, output) = match (phase, partials) {
+    match (phase, partials) {
         (Phase::Whole, _) => (vec![input], results),
         (Phase::Local, Some(partials)) => (vec![input], partials),
         (Phase::Final, Some(partials)) => (vec![input, partials], results),
         (_, None) => panic!("these aggregates have no partial form"),
-    };
+    }
+}
+
+fn operator_of(descriptor: &WindowAggregate, input: SchemaRef, phase: Phase, batch_rows: usize) -> Runner {
+    let (inputs, output) = schemas(descriptor, input, phase);
     let (mut context, clock) = script::context(inputs, output);
     context.batch_rows = batch_rows;
     let operator = super::create(descriptor, phase, &context).expect("the descriptor is right");

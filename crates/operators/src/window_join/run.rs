@@ -83,6 +83,13 @@ impl Layout {
     }
 }
 
+impl Layout {
+    /// The key columns of one side.
+    pub(super) fn key_columns(&self, side: usize) -> &[usize] {
+        &self.key_columns[side]
+    }
+}
+
 /// A row as (batch, row). The batch after the last one holds a single row of nulls.
 type Place = (u32, u32);
 

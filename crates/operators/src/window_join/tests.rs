@@ -7,6 +7,8 @@ use weir_graph::descriptor::{JoinType, WindowJoin};
 use weir_graph::{WindowSpec, join_schema};
 use weir_testkit::{Runner, context, read_rows, schema, seconds};
 
+use crate::cut_runs::{Keyed, Row as RandomRow, runs, word};
+
 const LEFT: &str = "k STRING, a BIGINT, t TIMESTAMP*";
 const RIGHT: &str = "b BIGINT, rk STRING, rt TIMESTAMP*";
 const TUMBLE: WindowSpec = WindowSpec::Tumble { size: 10_000_000, offset: 0 };
@@ -338,4 +340,66 @@ proptest! {
         prop_assert!(runner.recorder.rows(OutputTag::Late).is_empty());
         prop_assert_eq!(found, definition(&windows, join_type, &left, &right));
     }
+}
+
+fn with_keyed(window: WindowSpec, join_type: JoinType, check: impl FnOnce(&Keyed<'_>)) {
+    let inputs = match window {
+        WindowSpec::Same => {
+            vec![schema(&format!("k STRING, a BIGINT, {WINDOW}")), schema(&format!("b BIGINT, rk STRING, {WINDOW}"))]
+        }
+        _ => vec![schema(LEFT), schema(RIGHT)],
+    };
+    let join = WindowJoin { left_key: vec!["k".to_owned()], right_key: vec!["rk".to_owned()], window, join_type };
+    check(&Keyed {
+        output: join_schema::output_schema(&inputs[0], &inputs[1], &window, join_type).expect("the inputs fit"),
+        inputs,
+        keys: vec![vec![0], vec![1]],
+        make: &|context| super::create(&join, context),
+    });
+}
+
+const TYPES: [JoinType; 4] = [JoinType::Inner, JoinType::Left, JoinType::Right, JoinType::Full];
+
+#[test]
+fn c6_windows_are_joined_once_wherever_they_are_cut() {
+    let hop = WindowSpec::Hop { size: 10_000_000, slide: 4_000_000, offset: 0 };
+    let cumulate = WindowSpec::Cumulate { size: 10_000_000, step: 5_000_000, offset: 0 };
+    for window in [TUMBLE, hop, cumulate] {
+        for join_type in TYPES {
+            with_keyed(window, join_type, |keyed| keyed.check_everywhere(SCRIPT));
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn c6_random_runs_go_on_wherever_they_are_cut(
+        run in runs(2, print),
+        (a, b) in (1i64..20, 1i64..20),
+        kind in 0..3,
+        join_type in 0..TYPES.len(),
+    ) {
+        let window = match kind {
+            0 => WindowSpec::Tumble { size: a, offset: 1 },
+            1 => WindowSpec::Hop { size: a.max(b), slide: a.min(b), offset: 0 },
+            _ => WindowSpec::Cumulate { size: a * b, step: a, offset: 0 },
+        };
+        with_keyed(window, TYPES[join_type], |keyed| keyed.check_at(&run));
+    }
+
+    #[test]
+    fn c6_joined_results_of_windows_go_on(run in runs(2, print_with_bounds), join_type in 0..TYPES.len()) {
+        with_keyed(WindowSpec::Same, TYPES[join_type], |keyed| keyed.check_at(&run));
+    }
+}
+
+fn print(input: usize, (key, value, time): RandomRow) -> String {
+    let (key, value) = (word("k", key), word("", value));
+    if input == 0 { format!("{key} {value} {time}us") } else { format!("{value} {key} {time}us") }
+}
+
+fn print_with_bounds(input: usize, (key, value, time): RandomRow) -> String {
+    let (key, value, start) = (word("k", key), word("", value), time / 10 * 10);
+    let (first, second) = if input == 0 { (key, value) } else { (value, key) };
+    format!("{first} {second} {start}us {}us {}us", start + 10, start + 9)
 }

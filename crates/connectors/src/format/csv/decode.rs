@@ -17,7 +17,7 @@ use weir_operator_api::{OperatorError, Result};
 
 use super::record::{quoted_end, record_end};
 use crate::format::column::Column;
-use crate::format::{BAD_TEXTS_MAX, BATCH_BYTES_MAX, BadText, Decode, Place, text};
+use crate::format::{BAD_TEXTS_MAX, BATCH_BYTES_MAX, BadText, Decode, Place, text, too_long};
 
 /// Code of records that are not of the schema.
 const CODE: &str = "bad-record-csv";
@@ -164,8 +164,7 @@ impl Decoder {
     fn record(&mut self, record: &[u8], place: Place) -> Option<BadText> {
         let len = record.len();
         if len > self.options.line_bytes_max {
-            let message =
-                format!("the record has {len} bytes, more than {} (max_line_bytes)", self.options.line_bytes_max);
+            let message = too_long(len as u64, self.options.line_bytes_max);
             return Some(BadText { code: CODE_TOO_LONG, message, place, len });
         }
         match self.append(record) {

@@ -20,7 +20,7 @@ use super::scan::{
     string_end, unescape,
 };
 use crate::format::column::{Column, Lists, Rows};
-use crate::format::{BAD_TEXTS_MAX, BATCH_BYTES_MAX, BadText, Decode, Place, text};
+use crate::format::{BAD_TEXTS_MAX, BATCH_BYTES_MAX, BadText, Decode, Place, text, too_long};
 
 /// Code of lines that are no records of the schema.
 const CODE: &str = "bad-record-json";
@@ -172,7 +172,7 @@ impl Decoder {
     #[inline]
     fn line(&mut self, rest: &[u8], len: usize, place: Place, is_ascii: bool) -> Option<BadText> {
         if len > self.line_bytes_max {
-            let message = format!("the line has {len} bytes, more than {} (max_line_bytes)", self.line_bytes_max);
+            let message = too_long(len as u64, self.line_bytes_max);
             return Some(BadText { code: CODE_TOO_LONG, message, place, len });
         }
         if !is_ascii && let Err(error) = std::str::from_utf8(&rest[..len]) {

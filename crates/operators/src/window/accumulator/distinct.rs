@@ -7,11 +7,14 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, Int64Array};
-use arrow_schema::DataType;
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, ArrayRef, Int64Array, ListArray, UInt32Array};
+use arrow_buffer::OffsetBuffer;
+use arrow_schema::{DataType, Field};
 use arrow_select::filter::filter;
+use arrow_select::take::take;
 use weir_core::key_hash::{hash_columns, mix};
-use weir_operator_api::{OperatorError, Result};
+use weir_operator_api::Result;
 use weir_state::{KeyTable, SlotIndex};
 
 use super::{Accumulator, Input, same_kind};
@@ -145,12 +148,25 @@ impl Accumulator for Distinct {
         Ok(())
     }
 
-    fn merge_partial(&mut self, _ids: &[u32], _columns: &[ArrayRef]) -> Result<()> {
-        Err(OperatorError::internal("distinct values have no partial form"))
+    fn merge_partial(&mut self, ids: &[u32], columns: &[ArrayRef]) -> Result<()> {
+        let lists = columns[0].as_list::<i32>();
+        let (mut groups, mut places): (Vec<u32>, Vec<u32>) = (Vec::new(), Vec::new());
+        for (row, id) in ids.iter().enumerate().filter(|(row, _)| lists.is_valid(*row)) {
+            let (start, end) = (lists.value_offsets()[row] as u32, lists.value_offsets()[row + 1] as u32);
+            places.extend(start..end);
+            groups.resize(places.len(), *id);
+        }
+        let values = take(lists.values(), &UInt32Array::from(places), None)?;
+        self.update(&groups, &Input { values: Some(values), valid: None }, &[])
     }
 
-    fn partial(&self, _ids: &[u32]) -> Result<Vec<ArrayRef>> {
-        Err(OperatorError::internal("distinct values have no partial form"))
+    fn partial(&self, ids: &[u32]) -> Result<Vec<ArrayRef>> {
+        let mut values = Vec::new();
+        ids.iter().for_each(|id| values.extend(self.values_of(*id)));
+        let values = self.values.columns(&values)?.remove(0);
+        let offsets = OffsetBuffer::from_lengths(ids.iter().map(|id| self.groups[*id as usize].count as usize));
+        let item = Arc::new(Field::new_list_field(values.data_type().clone(), true));
+        Ok(vec![Arc::new(ListArray::try_new(item, offsets, values, None)?)])
     }
 
     fn evaluate(&self, ids: &[u32]) -> Result<ArrayRef> {

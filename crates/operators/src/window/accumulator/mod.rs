@@ -2,14 +2,14 @@
 //! Window operators feed them whole batches; they know nothing of windows, keys or SQL.
 //!
 //! Each function takes values, other accumulators of its kind (slices into windows, sessions into each other) and
-//! partials of a local phase, in the layout of [`AggregateFunction::partial_fields`].
+//! partials of a local phase or a checkpoint, in the layout of [`Call::partial_fields`].
 
 use std::any::Any;
 use std::sync::Arc;
 
 use arrow_array::{Array, ArrayRef, BooleanArray, UInt32Array};
 use arrow_buffer::NullBuffer;
-use arrow_schema::DataType;
+use arrow_schema::{DataType, Field};
 use weir_core::AggregateFunction;
 use weir_operator_api::{OperatorError, Result};
 
@@ -87,10 +87,10 @@ pub trait Accumulator: Send {
     /// Adds one group to another of this accumulator, and leaves it empty.
     fn absorb(&mut self, into: u32, from: u32) -> Result<()>;
 
-    /// Adds partials of a local phase.
+    /// Adds partials. A partial of nulls, and of null or 0 for `count`, adds nothing.
     fn merge_partial(&mut self, ids: &[u32], columns: &[ArrayRef]) -> Result<()>;
 
-    /// The partials of some groups.
+    /// The partials of some groups; merged into an empty group they make the same state again.
     fn partial(&self, ids: &[u32]) -> Result<Vec<ArrayRef>>;
 
     /// The results of some groups.
@@ -121,9 +121,14 @@ pub struct Call {
 }
 
 impl Call {
-    /// How many columns its partial has.
-    pub fn partial_width(&self) -> usize {
-        self.function.partial_fields(&self.name, self.argument.as_ref()).map_or(0, |fields| fields.len())
+    /// The columns of its partial: what the local phase sends, and what a checkpoint keeps. Sets of distinct values, which
+    /// are never aggregated in two phases, are one column of lists.
+    pub fn partial_fields(&self) -> Vec<Field> {
+        let argument = self.argument.as_ref();
+        self.function.partial_fields(&self.name, argument).unwrap_or_else(|| {
+            let lists = argument.map(|argument| DataType::new_list(argument.clone(), true));
+            lists.map(|lists| Field::new(&self.name, lists, true)).into_iter().collect()
+        })
     }
 
     /// Makes the accumulator of this call, without groups.

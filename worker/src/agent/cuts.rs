@@ -1,0 +1,89 @@
+//! Carries what tasks freeze at barriers to the checkpoint store, on the control threads, and answers the coordinator.
+
+use weir_core::CheckpointId;
+use weir_proto::v1;
+use weir_proto::v1::worker_message::Message;
+
+use super::Worker;
+use super::reports::{Place, Reporter, Subject, failure};
+use crate::error::TaskError;
+use crate::snapshot::{Checkpointing, TaskSnapshot};
+use crate::task::runner::Cuts;
+
+/// The way of one task's cuts.
+pub(crate) struct TaskCuts {
+    pub(crate) worker: Worker,
+    pub(crate) reporter: Reporter,
+    pub(crate) subject: Subject,
+    /// Name of the vertex.
+    pub(crate) vertex: String,
+    pub(crate) checkpointing: Checkpointing,
+}
+
+impl Cuts for TaskCuts {
+    fn taken(&self, snapshot: TaskSnapshot) {
+        let checkpoint = snapshot.checkpoint;
+        let (checkpointing, reporter) = (self.checkpointing.clone(), self.reporter.clone());
+        let (acknowledged, declining) = (self.acknowledged(checkpoint), self.declining(checkpoint));
+        let work = async move {
+            let answer = match checkpointing.write(snapshot).await {
+                // Nobody waits for it any more.
+                None => return,
+                Some(Ok(written)) => match written.state.encode() {
+                    Ok(state) => acknowledged(state.to_vec(), written.stats),
+                    Err(error) => declining(crate::snapshot::encode::of_store(&error)),
+                },
+                Some(Err(error)) => declining(error),
+            };
+            reporter.send(answer).await;
+        };
+        self.worker.spawned.spawn_on(work, &self.worker.environment.control);
+    }
+
+    fn declined(&self, checkpoint: CheckpointId, error: TaskError) {
+        let (answer, reporter) = (self.declining(checkpoint)(error), self.reporter.clone());
+        let work = async move { reporter.send(answer).await };
+        self.worker.spawned.spawn_on(work, &self.worker.environment.control);
+    }
+}
+
+impl TaskCuts {
+    fn acknowledged(
+        &self,
+        checkpoint: CheckpointId,
+    ) -> impl FnOnce(Vec<u8>, v1::CheckpointStats) -> Message + Send + use<> {
+        let (token, task) = (self.subject.token(), self.subject.task());
+        move |state, stats| {
+            Message::CheckpointAcknowledged(v1::CheckpointAcknowledged {
+                token: Some(token),
+                task: Some(task),
+                checkpoint_id: checkpoint.0,
+                state,
+                stats: Some(stats),
+            })
+        }
+    }
+
+    fn declining(&self, checkpoint: CheckpointId) -> impl FnOnce(TaskError) -> Message + Send + use<> {
+        let (token, task) = (self.subject.token(), self.subject.task());
+        let (worker, vertex) = (self.worker.clone(), self.vertex.clone());
+        let subtask_index = self.subject.task.subtask.0;
+        move |error| {
+            let clock = worker.environment.clock.as_ref();
+            let place = Place { worker: &worker.id, vertex: &vertex, subtask_index, clock };
+            tracing::warn!(
+                checkpoint = checkpoint.0,
+                vertex,
+                subtask_index,
+                code = error.code,
+                "checkpoint declined: {error}"
+            );
+            Message::CheckpointDeclined(v1::CheckpointDeclined {
+                token: Some(token),
+                task: Some(task),
+                checkpoint_id: checkpoint.0,
+                failure: Some(failure(&error, place)),
+            })
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! From the references in an order to restore to the rows and values that operators take back: fetched on the control
+//! threads, verified by the store, cut to the task's key groups. Anything missing or damaged ends the task with the
+//! name of the object; nothing is skipped.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures::stream::{self, StreamExt, TryStreamExt};
+use weir_checkpoint::{CheckpointStore, SubtaskState, TableScope, TaskState};
+use weir_core::{EventTime, KeyGroupRange, OperatorUid, SubtaskIndex};
+use weir_operator_api::SinkState;
+use weir_state::{StateScope, StateTable};
+
+use super::encode;
+use crate::error::TaskError;
+
+/// Sections of one task that are fetched at once.
+const FETCHES_MAX: usize = 4;
+
+/// What one operator takes back.
+#[derive(Clone, Debug)]
+pub struct RestoredOperator {
+    /// Least input watermark of the old subtasks.
+    pub watermark_in: EventTime,
+    /// Least output watermark of the old subtasks.
+    pub watermark_out: EventTime,
+    /// Counts to go on from.
+    pub counters: BTreeMap<String, u64>,
+    /// Rows, one table per name.
+    pub tables: Vec<StateTable>,
+    /// For sinks: what each old subtask gave.
+    pub sinks: Vec<SinkState>,
+}
+
+/// What the operators of one task take back, by their names in the state.
+pub type RestoredTask = BTreeMap<OperatorUid, RestoredOperator>;
+
+/// Fetches everything that a task takes back.
+///
+/// **Errors**: an object that is missing, damaged or unreadable, by name.
+pub async fn fetch(
+    state: TaskState,
+    store: Arc<dyn CheckpointStore>,
+    range: KeyGroupRange,
+) -> Result<RestoredTask, TaskError> {
+    let mut by_operator: BTreeMap<OperatorUid, Vec<SubtaskState>> = BTreeMap::new();
+    for operator in state.operators {
+        by_operator.entry(operator.uid).or_default().push(operator.state);
+    }
+    let mut restored = RestoredTask::new();
+    for (id, givers) in by_operator {
+        let operator = fetch_operator(givers, &store, range).await;
+        let operator = operator.map_err(|error| TaskError { operator: Some(id.clone()), ..error })?;
+        restored.insert(id, operator);
+    }
+    Ok(restored)
+}
+
+async fn fetch_operator(
+    givers: Vec<SubtaskState>,
+    store: &Arc<dyn CheckpointStore>,
+    range: KeyGroupRange,
+) -> Result<RestoredOperator, TaskError> {
+    let least = |of: fn(&SubtaskState) -> EventTime| givers.iter().map(of).min().unwrap_or(EventTime::MIN);
+    let mut operator = RestoredOperator {
+        watermark_in: least(|giver| giver.watermark_in),
+        watermark_out: least(|giver| giver.watermark_out),
+        counters: BTreeMap::new(),
+        tables: Vec::new(),
+        sinks: Vec::new(),
+    };
+    for giver in givers {
+        for (name, count) in giver.counters {
+            *operator.counters.entry(name).or_default() += count;
+        }
+        let mut own = Vec::new();
+        for table in giver.tables {
+            let scope = match table.scope {
+                TableScope::Keyed => StateScope::Keyed,
+                TableScope::Shared => StateScope::Shared,
+            };
+            let wanted = table.sections.into_iter();
+            let wanted =
+                wanted.filter(|section| scope == StateScope::Shared || section.intersects(range.start, range.end));
+            let name = table.name.clone();
+            let batches: Vec<_> = stream::iter(wanted)
+                .map(|section| {
+                    let (store, name) = (Arc::clone(store), name.clone());
+                    async move {
+                        let payload = store.get_section(&section).await.map_err(|error| encode::of_store(&error))?;
+                        encode::read(&name, &payload, scope, range)
+                    }
+                })
+                .buffered(FETCHES_MAX)
+                .try_collect()
+                .await?;
+            let batches = batches.into_iter().flatten().collect();
+            own.push(StateTable { name: table.name, version: table.version, scope, batches });
+        }
+        if giver.sink_states.is_empty() {
+            own.clone().into_iter().for_each(|table| merge(&mut operator.tables, table));
+        }
+        operator.sinks.push(sink_state(giver.subtask_index, giver.sink_states, own));
+    }
+    Ok(operator)
+}
+
+fn sink_state(subtask: SubtaskIndex, values: Vec<weir_core::Value>, tables: Vec<StateTable>) -> SinkState {
+    SinkState { subtask, values, tables }
+}
+
+/// Adds rows to the table of that name; tables without rows are left out.
+fn merge(tables: &mut Vec<StateTable>, table: StateTable) {
+    let known = tables.iter_mut().find(|known| known.name == table.name && known.version == table.version);
+    match known {
+        Some(known) => known.batches.extend(table.batches),
+        None if table.batches.is_empty() => {}
+        None => tables.push(table),
+    }
+}

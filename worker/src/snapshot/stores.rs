@@ -1,0 +1,58 @@
+//! The checkpoint stores a worker has open: one handle per address and settings, shared by all tasks.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use weir_checkpoint::{CheckpointError, CheckpointStore, StoreOptions};
+use weir_core::Clock;
+use weir_core::key_hash::mix;
+use weir_core::random::SplitMix64;
+
+/// Opens a store at a URL; the process's own way outside of tests.
+pub type OpenStore =
+    Arc<dyn Fn(&str, &BTreeMap<String, String>) -> Result<Arc<dyn CheckpointStore>, CheckpointError> + Send + Sync>;
+
+type Handles = BTreeMap<(String, Vec<(String, String)>), Arc<dyn CheckpointStore>>;
+
+/// Open stores; cheap to clone.
+#[derive(Clone)]
+pub struct Stores {
+    open: OpenStore,
+    handles: Arc<Mutex<Handles>>,
+}
+
+impl Stores {
+    /// Stores that are opened with `open`.
+    pub fn new(open: OpenStore) -> Self {
+        Stores { open, handles: Arc::default() }
+    }
+
+    /// Stores at real addresses, with the credentials of this process.
+    pub fn of_process(clock: Arc<dyn Clock>) -> Self {
+        Stores::new(Arc::new(move |url, keys| {
+            let options = StoreOptions::from_config(keys)?;
+            // Names of objects come from here: process and time make every sequence another one.
+            let seed = mix(clock.wall_unix_us() as u64) ^ mix(u64::from(std::process::id()) << 32);
+            weir_checkpoint::open(url, &options, Arc::clone(&clock), Box::new(SplitMix64::new(seed)))
+        }))
+    }
+
+    /// The store at `url`.
+    ///
+    /// **Errors**: an address or setting that cannot be understood.
+    pub fn get(
+        &self,
+        url: &str,
+        options: &BTreeMap<String, String>,
+    ) -> Result<Arc<dyn CheckpointStore>, CheckpointError> {
+        let key = (url.to_owned(), options.iter().map(|(name, value)| (name.clone(), value.clone())).collect());
+        let mut handles = self.handles.lock();
+        if let Some(store) = handles.get(&key) {
+            return Ok(Arc::clone(store));
+        }
+        let store = (self.open)(url, options)?;
+        handles.insert(key, Arc::clone(&store));
+        Ok(store)
+    }
+}

@@ -1,0 +1,255 @@
+//! Uploads what a task froze, beside the stream, and answers the coordinator. A store that is slow or fails costs the
+//! checkpoint, never the task: the answer says why.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use weir_checkpoint::layout;
+use weir_checkpoint::{
+    CheckpointError, CheckpointStore, Incarnation, OperatorTaskState, StateObjectWriter, SubtaskState, TableScope,
+    TableState, TaskState,
+};
+use weir_core::random::SplitMix64;
+use weir_core::{CheckpointId, Clock, FencingToken, JobId};
+use weir_proto::v1;
+use weir_state::StateScope;
+
+use super::encode::{append, of_store};
+use super::stores::Stores;
+use super::take::{OperatorSnapshot, TaskSnapshot};
+use crate::error::TaskError;
+
+/// Orders to trigger that are remembered for barriers that come later.
+const ORDERS_REMEMBERED: usize = 16;
+
+/// An order to take a checkpoint, as it came.
+#[derive(Clone, Debug)]
+pub struct TriggerOrder {
+    /// When it came, monotonic.
+    pub came_at: Duration,
+    /// Directory of a savepoint; empty for a checkpoint.
+    pub savepoint_directory: String,
+}
+
+/// What the tasks of one attempt need for their checkpoints.
+#[derive(Clone)]
+pub struct Checkpointing {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    job: JobId,
+    token: FencingToken,
+    incarnation: Incarnation,
+    url: String,
+    options: BTreeMap<String, String>,
+    stores: Stores,
+    clock: Arc<dyn Clock>,
+    random: Mutex<SplitMix64>,
+    orders: watch::Sender<BTreeMap<CheckpointId, TriggerOrder>>,
+    given_up: watch::Sender<CheckpointId>,
+    cancel: CancellationToken,
+}
+
+/// A part of a checkpoint, written.
+#[derive(Debug)]
+pub struct Written {
+    /// As it goes into the manifest.
+    pub state: TaskState,
+    /// What it cost.
+    pub stats: v1::CheckpointStats,
+}
+
+impl Checkpointing {
+    /// Reads the order of the coordinator.
+    ///
+    /// **Errors**: an incarnation or a store address that cannot be understood.
+    pub fn new(
+        (job, token): (JobId, FencingToken),
+        setup: &v1::CheckpointSetup,
+        stores: Stores,
+        clock: Arc<dyn Clock>,
+        cancel: CancellationToken,
+    ) -> Result<Self, TaskError> {
+        let incarnation = setup.incarnation.parse::<Incarnation>().map_err(|error| {
+            TaskError::internal(crate::error::DEPLOY_INVALID, format!("unreadable order to deploy: {error}"))
+        })?;
+        let options: BTreeMap<String, String> = setup.store_options.clone().into_iter().collect();
+        stores.get(&setup.store, &options).map_err(|error| of_store(&error))?;
+        let seed = weir_core::key_hash::mix(clock.wall_unix_us() as u64 ^ (u64::from(std::process::id()) << 40));
+        let inner = Inner {
+            job,
+            token,
+            incarnation,
+            url: setup.store.clone(),
+            options,
+            stores,
+            random: Mutex::new(SplitMix64::new(seed ^ clock.monotonic().as_nanos() as u64)),
+            orders: watch::channel(BTreeMap::new()).0,
+            given_up: watch::channel(CheckpointId(0)).0,
+            clock,
+            cancel,
+        };
+        Ok(Checkpointing { inner: Arc::new(inner) })
+    }
+
+    /// An order came; snapshots of this checkpoint may be uploaded.
+    pub fn ordered(&self, checkpoint: CheckpointId, order: TriggerOrder) {
+        self.inner.orders.send_modify(|orders| {
+            orders.insert(checkpoint, order);
+            while orders.len() > ORDERS_REMEMBERED {
+                orders.pop_first();
+            }
+        });
+    }
+
+    /// The checkpoint and all before it will not be completed.
+    pub fn give_up(&self, checkpoint: CheckpointId) {
+        self.inner.given_up.send_modify(|given_up| *given_up = checkpoint.max(*given_up));
+    }
+
+    /// The store of a checkpoint to restore from.
+    pub fn store(&self, url: &str) -> Result<Arc<dyn CheckpointStore>, TaskError> {
+        let url = if url.is_empty() { &self.inner.url } else { url };
+        self.inner.stores.get(url, &self.inner.options).map_err(|error| of_store(&error))
+    }
+
+    /// Encodes and uploads one part of a checkpoint; `None` when the attempt or the checkpoint is given up meanwhile.
+    pub async fn write(&self, snapshot: TaskSnapshot) -> Option<Result<Written, TaskError>> {
+        let checkpoint = snapshot.checkpoint;
+        let mut given_up = self.inner.given_up.subscribe();
+        let is_given_up = async {
+            if given_up.wait_for(|given_up| *given_up >= checkpoint).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.inner.cancel.cancelled() => None,
+            () = is_given_up => None,
+            written = self.carry_out(snapshot) => Some(written),
+        }
+    }
+
+    async fn carry_out(&self, snapshot: TaskSnapshot) -> Result<Written, TaskError> {
+        let inner = &self.inner;
+        let order = self.order(snapshot.checkpoint).await?;
+        let micros = |duration: Duration| duration.as_micros() as u64;
+        let mut stats = v1::CheckpointStats {
+            start_delay_us: micros(snapshot.began_at.saturating_sub(order.came_at)),
+            alignment_us: micros(snapshot.alignment),
+            freeze_us: micros(snapshot.freeze),
+            ..v1::CheckpointStats::default()
+        };
+        let began = inner.clock.monotonic();
+        let encoding = tokio::task::spawn_blocking(move || encode_all(snapshot));
+        let encoded =
+            encoding.await.map_err(|error| TaskError::internal("internal", format!("encoding broke: {error}")))??;
+        let encoded_at = inner.clock.monotonic();
+        stats.write_us = micros(encoded_at.saturating_sub(began));
+        let state = self.upload(encoded, &order, &mut stats).await?;
+        stats.upload_us = micros(inner.clock.monotonic().saturating_sub(encoded_at));
+        Ok(Written { state, stats })
+    }
+
+    /// The order for a checkpoint; a barrier from another worker may have been faster than it.
+    async fn order(&self, checkpoint: CheckpointId) -> Result<TriggerOrder, TaskError> {
+        let mut orders = self.inner.orders.subscribe();
+        let orders = orders.wait_for(|orders| orders.keys().next_back().is_some_and(|last| *last >= checkpoint)).await;
+        let orders = orders.map_err(|_| TaskError::internal("internal", "the attempt is gone"))?;
+        let missing = || TaskError::internal("internal", format!("checkpoint {checkpoint} was not ordered here"));
+        orders.get(&checkpoint).cloned().ok_or_else(missing)
+    }
+
+    async fn upload(
+        &self,
+        encoded: Encoded,
+        order: &TriggerOrder,
+        stats: &mut v1::CheckpointStats,
+    ) -> Result<TaskState, TaskError> {
+        let inner = &self.inner;
+        let Encoded { object, operators } = encoded;
+        if object.is_empty() {
+            return Ok(TaskState { operators: operators.into_iter().map(|operator| operator.finish(&[])).collect() });
+        }
+        let is_savepoint = !order.savepoint_directory.is_empty();
+        let path = {
+            let mut random = inner.random.lock();
+            if is_savepoint {
+                layout::savepoint_object(&mut *random)
+            } else {
+                layout::state_object(inner.job, inner.incarnation, inner.token, &mut *random)
+            }
+        };
+        let store = self.store(&order.savepoint_directory)?;
+        let (bytes, sections) = object.finish(&path);
+        stats.bytes = bytes.len() as u64;
+        stats.new_bytes = stats.bytes;
+        store.put_new(&path, bytes).await.map_err(|error: CheckpointError| of_store(&error))?;
+        Ok(TaskState { operators: operators.into_iter().map(|operator| operator.finish(&sections)).collect() })
+    }
+}
+
+/// Operators with their tables in an object that is not named yet.
+struct Encoded {
+    object: StateObjectWriter,
+    operators: Vec<EncodedOperator>,
+}
+
+struct EncodedOperator {
+    state: OperatorTaskState,
+    /// For each table of the state, its sections by number.
+    sections: Vec<Vec<usize>>,
+}
+
+impl EncodedOperator {
+    fn finish(mut self, sections: &[weir_checkpoint::SectionRef]) -> OperatorTaskState {
+        for (table, numbers) in self.state.state.tables.iter_mut().zip(self.sections) {
+            table.sections = numbers.into_iter().filter_map(|number| sections.get(number).cloned()).collect();
+        }
+        self.state
+    }
+}
+
+fn encode_all(snapshot: TaskSnapshot) -> Result<Encoded, TaskError> {
+    let mut object = StateObjectWriter::new();
+    let mut operators = Vec::with_capacity(snapshot.operators.len());
+    for operator in snapshot.operators {
+        let mut sections = Vec::with_capacity(operator.tables.len());
+        for table in &operator.tables {
+            let appended = append(table, &mut object);
+            sections.push(appended.map_err(|error| TaskError { operator: Some(operator.uid.clone()), ..error })?);
+        }
+        operators.push(EncodedOperator { state: without_sections(operator), sections });
+    }
+    Ok(Encoded { object, operators })
+}
+
+/// The state of an operator as it goes into a manifest, before its rows have a place.
+pub fn without_sections(operator: OperatorSnapshot) -> OperatorTaskState {
+    let tables = operator.tables.iter().map(|table| TableState {
+        name: table.name.clone(),
+        version: table.version,
+        scope: match table.scope {
+            StateScope::Keyed => TableScope::Keyed,
+            StateScope::Shared => TableScope::Shared,
+        },
+        sections: Vec::new(),
+    });
+    let state = SubtaskState {
+        subtask_index: operator.subtask,
+        has_ended: operator.has_ended,
+        watermark_in: operator.watermark_in,
+        watermark_out: operator.watermark_out,
+        counters: operator.counters,
+        tables: tables.collect(),
+        splits: operator.splits,
+        sink_states: operator.sink_states,
+        committables: operator.committables,
+    };
+    OperatorTaskState { uid: operator.uid, state }
+}
