@@ -20,7 +20,7 @@ fn a_little(clock: &FakeClock) {
 
 /// Asks the coordinator something again and again until something is so on the disk.
 async fn until_on_disk(served: &mut Served, is_so: impl Fn() -> bool) {
-    for _ in 0..10_000 {
+    for _ in 0..100_000 {
         if is_so() {
             return;
         }
@@ -89,7 +89,7 @@ fn positions(deploy: &v1::Deploy) -> Vec<(u32, Option<i64>)> {
 #[tokio::test]
 async fn checkpoint_is_complete_when_all_have_answered_and_only_then_published() {
     let dir = tempfile::tempdir().expect("a directory");
-    let mut served = Served::start(dir.path()).await;
+    let mut served = Served::start_mortal(dir.path()).await;
     let mut workers = [FakeWorker::attach(&served, "a", 1).await, FakeWorker::attach(&served, "b", 1).await];
     served.until_workers(2).await;
     let id = served.submit(job(2, 3)).await;
@@ -135,7 +135,7 @@ async fn checkpoint_is_complete_when_all_have_answered_and_only_then_published()
 #[tokio::test]
 async fn a11_nothing_is_published_when_the_commit_cannot_be_written_down() {
     let dir = tempfile::tempdir().expect("a directory");
-    let mut served = Served::start(dir.path()).await;
+    let mut served = Served::start_mortal(dir.path()).await;
     let mut worker = FakeWorker::attach(&served, "a", 1).await;
     let id = served.submit(job(1, 1)).await;
     let deploy = worker.run_alone().await;
@@ -159,7 +159,7 @@ async fn a11_nothing_is_published_when_the_commit_cannot_be_written_down() {
 #[tokio::test]
 async fn declined_and_late_checkpoints_cost_nothing_else() {
     let dir = tempfile::tempdir().expect("a directory");
-    let mut served = Served::start(dir.path()).await;
+    let mut served = Served::start_mortal(dir.path()).await;
     let mut worker = FakeWorker::attach(&served, "a", 1).await;
     let id = served.submit(job_with(1, 1, &[("execution.checkpointing.timeout", "2 s")])).await;
     let deploy = worker.run_alone().await;
@@ -194,7 +194,7 @@ async fn declined_and_late_checkpoints_cost_nothing_else() {
 #[tokio::test]
 async fn too_many_failed_checkpoints_restart_the_job_when_it_asks_for_that() {
     let dir = tempfile::tempdir().expect("a directory");
-    let mut served = Served::start(dir.path()).await;
+    let mut served = Served::start_mortal(dir.path()).await;
     let mut worker = FakeWorker::attach(&served, "a", 1).await;
     let config = [("execution.checkpointing.tolerable-failed-checkpoints", "0"), NO_RESTART];
     let id = served.submit(job_with(1, 1, &config)).await;
@@ -216,7 +216,7 @@ async fn too_many_failed_checkpoints_restart_the_job_when_it_asks_for_that() {
 #[tokio::test]
 async fn lost_worker_restarts_the_job_from_its_last_checkpoint() {
     let dir = tempfile::tempdir().expect("a directory");
-    let mut served = Served::start(dir.path()).await;
+    let mut served = Served::start_mortal(dir.path()).await;
     let mut worker = FakeWorker::attach(&served, "a", 1).await;
     let id = served.submit(job(1, 2)).await;
     let deploy = worker.run_alone().await;
@@ -259,7 +259,7 @@ async fn lost_worker_restarts_the_job_from_its_last_checkpoint() {
 #[tokio::test]
 async fn a12_killed_coordinator_goes_on_where_it_committed() {
     let dir = tempfile::tempdir().expect("a directory");
-    let mut served = Served::start(dir.path()).await;
+    let mut served = Served::start_mortal(dir.path()).await;
     let mut worker = FakeWorker::attach(&served, "a", 1).await;
     let id = served.submit(job(1, 2)).await;
     let deploy = worker.run_alone().await;
@@ -269,7 +269,7 @@ async fn a12_killed_coordinator_goes_on_where_it_committed() {
     worker.acknowledge(&deploy, 1).await;
     worker.publish().await;
     served.kill();
-    let mut served = Served::start(dir.path()).await;
+    let mut served = Served::start_mortal(dir.path()).await;
     served.until_state(&id, JobState::Restarting, nothing).await;
     let mut worker = FakeWorker::attach(&served, "b", 1).await;
     let publish = worker.publish().await;
@@ -284,7 +284,7 @@ async fn a12_killed_coordinator_goes_on_where_it_committed() {
     assert!(next > 1, "no id is given twice");
     assert_eq!(served.details(&id).await.checkpoints.expect("checkpoints").completed_count, 2);
     served.kill();
-    let served = Served::start(dir.path()).await;
+    let served = Served::start_mortal(dir.path()).await;
     let mut worker = FakeWorker::attach(&served, "c", 1).await;
     let last = match worker.next().await {
         Some(Order::Deploy(deploy)) => deploy,
@@ -304,7 +304,7 @@ async fn a12_killed_coordinator_goes_on_where_it_committed() {
 #[tokio::test]
 async fn a8_end_that_was_committed_is_published_by_the_next_coordinator() {
     let dir = tempfile::tempdir().expect("a directory");
-    let mut served = Served::start(dir.path()).await;
+    let mut served = Served::start_mortal(dir.path()).await;
     let mut worker = FakeWorker::attach(&served, "a", 1).await;
     let id = served.submit(job(1, 1)).await;
     let deploy = worker.run_alone().await;
@@ -312,7 +312,7 @@ async fn a8_end_that_was_committed_is_published_by_the_next_coordinator() {
     let publish = worker.publish().await;
     assert_eq!(publish.checkpoint_id, 0);
     served.kill();
-    let mut served = Served::start(dir.path()).await;
+    let mut served = Served::start_mortal(dir.path()).await;
     let mut worker = FakeWorker::attach(&served, "b", 1).await;
     let again = tokio::select! {
         again = worker.publish() => again,
@@ -328,7 +328,7 @@ async fn a8_end_that_was_committed_is_published_by_the_next_coordinator() {
 #[tokio::test]
 async fn finished_task_counts_for_all_later_checkpoints_and_is_deployed_again_after_a_failure() {
     let dir = tempfile::tempdir().expect("a directory");
-    let mut served = Served::start(dir.path()).await;
+    let mut served = Served::start_mortal(dir.path()).await;
     let mut worker = FakeWorker::attach(&served, "a", 2).await;
     let id = served.submit(job(2, 2)).await;
     let deploy = worker.run_alone().await;
@@ -369,11 +369,32 @@ async fn finished_task_counts_for_all_later_checkpoints_and_is_deployed_again_af
     served.kill();
 }
 
+#[tokio::test]
+async fn task_that_could_not_leave_its_state_costs_the_checkpoints_not_the_job() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut served = Served::start_mortal(dir.path()).await;
+    let mut worker = FakeWorker::attach(&served, "a", 2).await;
+    let id = served.submit(job(2, 2)).await;
+    let deploy = worker.run_alone().await;
+    served.until_state(&id, JobState::Running, nothing).await;
+    worker.report(finished(&deploy, &deploy.tasks[0], 1)).await;
+    served.until(&id, |details| details.reports.iter().any(|sink| sink.totals.get("rows") == Some(&1)), nothing).await;
+    interval(&served);
+    assert_eq!(worker.aborted().await, 1, "nobody is asked for his part");
+    assert_eq!(statuses(&served.details(&id).await)[0].2, "checkpoint-invalid");
+    worker.report(finished(&deploy, &deploy.tasks[1], 1)).await;
+    let publish = worker.publish().await;
+    assert_eq!((publish.checkpoint_id, publish.committables.len()), (0, 2));
+    worker.answer(&publish, None).await;
+    served.until_state(&id, JobState::Finished, nothing).await;
+    served.ended().await;
+}
+
 /// Carries b1 and b3 of the failure list: only what no retained checkpoint needs is deleted, and only by the coordinator.
 #[tokio::test]
 async fn b1_retention_keeps_what_is_retained_and_a_finished_job_keeps_nothing() {
     let dir = tempfile::tempdir().expect("a directory");
-    let mut served = Served::start(dir.path()).await;
+    let mut served = Served::start_mortal(dir.path()).await;
     let mut worker = FakeWorker::attach(&served, "a", 1).await;
     let id = served.submit(job_with(1, 1, &[("execution.checkpointing.num-retained", "2")])).await;
     let deploy = worker.run_alone().await;
@@ -399,7 +420,7 @@ async fn b1_retention_keeps_what_is_retained_and_a_finished_job_keeps_nothing() 
 #[tokio::test]
 async fn b6_damaged_checkpoint_fails_the_job_loudly() {
     let dir = tempfile::tempdir().expect("a directory");
-    let mut served = Served::start(dir.path()).await;
+    let mut served = Served::start_mortal(dir.path()).await;
     let mut worker = FakeWorker::attach(&served, "a", 1).await;
     let id = served.submit(job_with(1, 1, &[("execution.checkpointing.num-retained", "2")])).await;
     let deploy = worker.run_alone().await;
@@ -414,7 +435,7 @@ async fn b6_damaged_checkpoint_fails_the_job_loudly() {
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
     std::fs::write(&newest, bytes).expect("damage");
-    let mut served = Served::start(dir.path()).await;
+    let mut served = Served::start_mortal(dir.path()).await;
     served.until_state(&id, JobState::Failed, nothing).await;
     let failure = served.details(&id).await.failure.expect("a failure");
     assert_eq!(failure.code, "checkpoint-checksum");
@@ -426,7 +447,7 @@ async fn b6_damaged_checkpoint_fails_the_job_loudly() {
 #[tokio::test]
 async fn shutdown_suspends_jobs_and_the_next_start_goes_on() {
     let dir = tempfile::tempdir().expect("a directory");
-    let mut served = Served::start(dir.path()).await;
+    let mut served = Served::start_mortal(dir.path()).await;
     let mut worker = FakeWorker::attach(&served, "a", 1).await;
     let id = served.submit(job(1, 1)).await;
     let deploy = worker.run_alone().await;
@@ -437,7 +458,7 @@ async fn shutdown_suspends_jobs_and_the_next_start_goes_on() {
     worker.cancel().await;
     worker.report_all(&deploy, TaskState::Canceled).await;
     served.ended().await;
-    let mut again = Served::start(dir.path()).await;
+    let mut again = Served::start_mortal(dir.path()).await;
     again.until_state(&id, JobState::Restarting, nothing).await;
     let mut worker = FakeWorker::attach(&again, "b", 1).await;
     let deploy = worker.run_alone().await;
@@ -451,7 +472,7 @@ async fn shutdown_suspends_jobs_and_the_next_start_goes_on() {
 #[tokio::test]
 async fn restart_waits_for_the_pause_of_its_strategy() {
     let dir = tempfile::tempdir().expect("a directory");
-    let mut served = Served::start(dir.path()).await;
+    let mut served = Served::start_mortal(dir.path()).await;
     let mut worker = FakeWorker::attach(&served, "a", 1).await;
     let config = [("restart-strategy.type", "fixed-delay"), ("restart-strategy.fixed-delay.delay", "1 h")];
     let id = served.submit(job_with(1, 1, &config)).await;
@@ -483,7 +504,7 @@ async fn restart_waits_for_the_pause_of_its_strategy() {
 async fn savepoint_is_the_users_and_a_new_job_goes_on_from_it() {
     let dir = tempfile::tempdir().expect("a directory");
     let target = tempfile::tempdir().expect("a directory for savepoints");
-    let mut served = Served::start(dir.path()).await;
+    let mut served = Served::start_mortal(dir.path()).await;
     let mut worker = FakeWorker::attach(&served, "a", 2).await;
     let id = served.submit(job(1, 2)).await;
     let take = |directory: &Path| v1::TakeCheckpointRequest {
@@ -543,7 +564,7 @@ async fn savepoint_is_the_users_and_a_new_job_goes_on_from_it() {
 async fn stop_with_savepoint_ends_the_job_and_answers_with_the_path() {
     let dir = tempfile::tempdir().expect("a directory");
     let target = tempfile::tempdir().expect("a directory for savepoints");
-    let mut served = Served::start(dir.path()).await;
+    let mut served = Served::start_mortal(dir.path()).await;
     let mut worker = FakeWorker::attach(&served, "a", 1).await;
     let savepoints = target.path().display().to_string();
     let id = served.submit(job_with(1, 1, &[("execution.checkpointing.savepoint-dir", &savepoints)])).await;
@@ -591,7 +612,7 @@ async fn stop_with_savepoint_ends_the_job_and_answers_with_the_path() {
 #[tokio::test]
 async fn rescale_goes_on_from_a_checkpoint_of_its_own() {
     let dir = tempfile::tempdir().expect("a directory");
-    let mut served = Served::start(dir.path()).await;
+    let mut served = Served::start_mortal(dir.path()).await;
     let mut worker = FakeWorker::attach(&served, "a", 2).await;
     let id = served.submit(job(1, 3)).await;
     let deploy = worker.run_alone().await;
@@ -620,7 +641,7 @@ async fn rescale_goes_on_from_a_checkpoint_of_its_own() {
     assert_eq!(details.config["parallelism.default"], "2");
     served.kill();
     // The next coordinator knows the new parallelism.
-    let mut served = Served::start(dir.path()).await;
+    let mut served = Served::start_mortal(dir.path()).await;
     served.until_state(&id, JobState::Restarting, nothing).await;
     assert_eq!(served.details(&id).await.vertices[0].parallelism, 2);
     served.kill();

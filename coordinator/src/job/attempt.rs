@@ -80,6 +80,7 @@ impl Master {
         self.ledger.change(None, |meta| meta.attempt = attempt);
         self.write_ledger();
         self.finals.clear();
+        self.lost_final = None;
         self.uncommitted.clear();
         self.links.clear();
         self.placement.clear();
@@ -285,6 +286,9 @@ impl Master {
             }
         }
         self.finals.insert(task, kept);
+        if change.final_state.is_empty() {
+            self.lost_final.get_or_insert(task);
+        }
         Ok(())
     }
 

@@ -83,7 +83,7 @@ impl Master {
         if self.underway.as_ref().is_some_and(|underway| underway.deadline <= now) {
             self.time_is_over(now);
         }
-        if self.underway.is_some() || self.trigger.wake_at().is_none_or(|at| at > now) {
+        if self.underway.is_some() || self.trigger.wake_at().is_none() {
             return;
         }
         if !self.has_id() {
@@ -135,6 +135,9 @@ impl Master {
         let phase = Phase::Gathering(pending);
         let underway = Underway { checkpoint, phase, manual, savepoint, begun_at: now, answered_at: now, deadline };
         self.underway = Some(underway);
+        if self.fails_for_lost_final() {
+            return;
+        }
         for (worker, link) in &self.links {
             let mut here = self.placement.iter().filter(|(_, place)| *place == worker);
             if here.any(|(task, _)| self.lifecycle.task_state(*task).is_some_and(|state| !state.is_final())) {
@@ -166,18 +169,29 @@ impl Master {
         let Some(task) = self.answering(worker, answer.task, answer.checkpoint_id) else { return };
         let Some(Underway { phase: Phase::Gathering(pending), .. }) = &mut self.underway else { return };
         if pending.declined(task) == Step::Failed {
-            let failure = answer.failure.unwrap_or_default();
-            self.checkpoint_failed(CheckpointFailure::Declined {
-                task: self.name_of(task),
-                failure: Box::new(failure),
-            });
+            let failure = Box::new(answer.failure.unwrap_or_default());
+            self.checkpoint_failed(CheckpointFailure::Declined { task: self.name_of(task), failure });
         }
     }
 
     /// A task has finished: it counts as an answer, and for all later checkpoints.
     pub(super) fn task_finished(&mut self, task: TaskKey) {
+        if self.fails_for_lost_final() {
+            return;
+        }
         let state = self.finals.get(&task).cloned().unwrap_or_default();
         self.gather(|pending| pending.finished(task, state));
+    }
+
+    /// A restore without the state of a finished task would count and write less than was counted and written.
+    fn fails_for_lost_final(&mut self) -> bool {
+        let Some(task) = self.lost_final else { return false };
+        let reason = format!("{} has finished and could not store what it leaves", self.name_of(task));
+        let is_gathering = matches!(&self.underway, Some(Underway { phase: Phase::Gathering(_), .. }));
+        if is_gathering {
+            self.checkpoint_failed(CheckpointFailure::Invalid { reason });
+        }
+        is_gathering
     }
 
     /// The task that answers, when it is this checkpoint's and this worker's.

@@ -165,6 +165,8 @@ pub(crate) struct Master {
     pub(super) restores: BTreeMap<TaskKey, TaskState>,
     /// What finished tasks leave to later checkpoints.
     pub(super) finals: BTreeMap<TaskKey, TaskState>,
+    /// A task that has finished and could not store what it leaves: no checkpoint of this attempt can do without it.
+    pub(super) lost_final: Option<TaskKey>,
     pub(super) end: Option<Manifest>,
     pub(super) trigger: Trigger<Manual>,
     pub(super) underway: Option<Underway>,
@@ -225,6 +227,7 @@ impl Master {
             splits: BTreeMap::new(),
             restores: BTreeMap::new(),
             finals: BTreeMap::new(),
+            lost_final: None,
             end: None,
             underway: None,
             next_checkpoint,
@@ -430,6 +433,10 @@ impl Master {
         if self.lifecycle.restart_count() > restarts_before {
             self.count_restart();
         }
+        if stage == Stage::Running && stage_before != Stage::Running {
+            // Before anybody can see that it runs: the first interval counts from then.
+            self.trigger.job_runs(moment.now);
+        }
         {
             let mut record = self.record.lock();
             for task in reaction.changed {
@@ -455,7 +462,6 @@ impl Master {
 
     fn stage_changed(&mut self, before: Stage, stage: Stage) {
         if stage == Stage::Running {
-            self.trigger.job_runs(self.around.clock.monotonic());
             self.rescaled();
         }
         if before == Stage::Running {

@@ -86,15 +86,15 @@ impl Master {
 
     /// What is to be done with the checkpoints of a job that has ended: nothing when they are kept.
     pub(super) fn deletion(&self, state: JobState) -> Option<impl Future<Output = ()> + Send + use<>> {
-        let is_kept = !matches!(
-            (state, self.job.plan.options.checkpoints.retention),
-            (JobState::Finished, _)
-                | (_, CheckpointRetention::NoExternalizedCheckpoints)
-                | (JobState::Canceled, CheckpointRetention::DeleteOnCancellation)
-        );
+        let retention = self.job.plan.options.checkpoints.retention;
+        let is_deleted = match state {
+            JobState::Finished => true,
+            JobState::Canceled => retention != CheckpointRetention::RetainOnCancellation,
+            _ => retention == CheckpointRetention::NoExternalizedCheckpoints,
+        };
         let has_none =
             self.ledger.next().retained.is_empty() && self.record.lock().history.overview().latest.is_empty();
-        if is_kept || has_none {
+        if !is_deleted || has_none {
             return None;
         }
         let deleting = delete_all(Arc::clone(&self.job.store), self.owner());

@@ -64,12 +64,45 @@ impl<N> Ledger<N> {
     }
 
     /// A write has returned; the notes of its changes. After a failure the durable state is the old or the new one: the
-    /// changes stay, and the next write brings them again.
+    /// changes stay, and are to be written again.
     pub(crate) fn wrote(&mut self, is_durable: bool) -> Vec<N> {
         let Some((job, notes)) = self.written.take() else { return Vec::new() };
-        if is_durable {
-            self.durable = job;
+        match is_durable {
+            true => self.durable = job,
+            false => self.has_news = true,
         }
         notes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use weir_checkpoint::Incarnation;
+    use weir_core::{CheckpointId, JobId};
+
+    use super::*;
+    use crate::meta::files::MetaFiles;
+
+    #[tokio::test]
+    async fn changes_are_written_in_order_and_again_after_a_failure() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = MetaFiles::open(dir.path()).expect("open");
+        let job = JobMeta::new(JobId(1), Bytes::new(), Incarnation(1), 0);
+        let mut ledger: Ledger<u8> = Ledger::new(Arc::new(store.clone()), job);
+        assert!(ledger.is_settled() && ledger.write().is_none());
+        ledger.change(Some(1), |job| job.published = CheckpointId(1));
+        let first = ledger.write().expect("there is news");
+        ledger.change(Some(2), |job| job.attempt = 7);
+        assert!(ledger.write().is_none(), "one write at a time");
+        drop(first);
+        assert_eq!(ledger.wrote(false), [1]);
+        assert_eq!(ledger.durable().published, CheckpointId(0));
+        let again = ledger.write().expect("what failed, and what came since");
+        again.await.expect("written");
+        assert_eq!(ledger.wrote(true), [2]);
+        assert!(ledger.is_settled());
+        let kept = store.load().await.expect("load");
+        assert_eq!((kept[0].published, kept[0].attempt), (CheckpointId(1), 7));
     }
 }

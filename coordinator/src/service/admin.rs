@@ -71,7 +71,10 @@ impl JobService for AdminService {
         let request = request.into_inner();
         let graph = request.job.ok_or_else(|| Status::invalid_argument("field 'job' is missing"))?;
         let unclaimed = if request.allow_non_restored_state { Unclaimed::LeftOut } else { Unclaimed::Refused };
-        let wish = (!request.restore_path.is_empty()).then_some(RestoreWish { path: request.restore_path, unclaimed });
+        let wish = match request.restore_path {
+            path if path.is_empty() => None,
+            path => Some(RestoreWish { path, unclaimed }),
+        };
         let answer = match prepare(graph, wish, &self.around).await {
             Ok((job, found)) => {
                 let id = launch::submitted(job, found, &self.around).await.map_err(|error| match error {

@@ -236,6 +236,33 @@ mod tests {
         .assert_eq(&list(&[summary(v1::JobState::Running, 0)]));
     }
 
+    fn two_checkpoints() -> v1::CheckpointOverview {
+        let completed = v1::CheckpointDetails {
+            checkpoint_id: 7,
+            status: v1::CheckpointStatus::Completed.into(),
+            triggered_at_unix_ms: 3_000,
+            duration_us: 12_300,
+            start_delay_us: 400,
+            freeze_us: 1_500,
+            upload_us: 6_000,
+            commit_us: 3_000,
+            bytes: 5_000,
+            new_bytes: 400,
+            path: "file:///chk/j/i/chk-7".into(),
+            ..Default::default()
+        };
+        let failed = v1::CheckpointDetails {
+            checkpoint_id: 8,
+            status: v1::CheckpointStatus::Failed.into(),
+            triggered_at_unix_ms: 13_000,
+            duration_us: 2_500_000,
+            failure_code: "checkpoint-store-full".into(),
+            failure: "operator 'out' of subtask 0 of 'out' could not write its part: no space left".into(),
+            ..Default::default()
+        };
+        v1::CheckpointOverview { completed_count: 7, failed_count: 1, latest: vec![failed, completed] }
+    }
+
     #[test]
     #[allow(clippy::too_many_lines, reason = "the picture is long")]
     fn a_job_is_shown_with_its_operators_and_its_failure() {
@@ -262,38 +289,13 @@ mod tests {
             failed_at_unix_ms: 2_000,
             ..Default::default()
         };
-        let completed = v1::CheckpointDetails {
-            checkpoint_id: 7,
-            status: v1::CheckpointStatus::Completed.into(),
-            triggered_at_unix_ms: 3_000,
-            duration_us: 12_300,
-            start_delay_us: 400,
-            freeze_us: 1_500,
-            upload_us: 6_000,
-            commit_us: 3_000,
-            bytes: 5_000,
-            new_bytes: 400,
-            path: "file:///chk/j/i/chk-7".into(),
-            ..Default::default()
-        };
-        let failed = v1::CheckpointDetails {
-            checkpoint_id: 8,
-            status: v1::CheckpointStatus::Failed.into(),
-            triggered_at_unix_ms: 13_000,
-            duration_us: 2_500_000,
-            failure_code: "checkpoint-store-full".into(),
-            failure: "operator 'out' of subtask 0 of 'out' could not write its part: no space left".into(),
-            ..Default::default()
-        };
-        let checkpoints =
-            v1::CheckpointOverview { completed_count: 7, failed_count: 1, latest: vec![failed, completed] };
         let job = v1::JobDetails {
             summary: Some(summary(v1::JobState::Failed, 13_500)),
             vertices: vec![running, silent],
             failure: Some(failure),
             bad_records: 2,
             source_records: 1_234,
-            checkpoints: Some(checkpoints),
+            checkpoints: Some(two_checkpoints()),
             restart_count: 2,
             restored_checkpoint_id: 6,
             last_restart_cause: Some(v1::Failure {
