@@ -75,6 +75,8 @@ pub struct Oversized {
     pub offset: u64,
     /// Its whole length, without the newline.
     pub len: u64,
+    /// The place after it and its newline, if it has one.
+    pub end: u64,
     /// Whether a carriage return stands before its newline.
     pub is_crlf: bool,
     /// Its beginning, as much as a dead letter holds.
@@ -218,8 +220,8 @@ impl BlockReader {
         }
         block.bytes.clear();
         self.offset = block.offset + len + newline;
-        block.oversized =
-            Some(Oversized { offset: block.offset, len, is_crlf: newline == 1 && last == b'\r', beginning });
+        let is_crlf = newline == 1 && last == b'\r';
+        block.oversized = Some(Oversized { offset: block.offset, len, end: self.offset, is_crlf, beginning });
         Ok(())
     }
 

@@ -378,7 +378,7 @@ impl OpenSplit {
                 self.push_oversized(&line);
             }
             self.place.lines += 1;
-            self.here = line.offset + line.len + 1;
+            self.here = line.end;
         }
     }
 
