@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn memories_of_all_subtasks_are_put_together() {
-        let mut memories = vec![Memory::default(), Memory::default()];
+        let mut memories = [Memory::default(), Memory::default()];
         memories[0].covered.cover(token(u64::MAX, 1), SubtaskIndex(0), 3);
         memories[0].parts.push(FilePart { name: "a".to_owned(), bytes: 7, level: 2 });
         memories[0].is_finished = true;

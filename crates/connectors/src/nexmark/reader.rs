@@ -113,36 +113,34 @@ impl NexmarkReader {
 #[async_trait]
 impl SourceReader for NexmarkReader {
     async fn next(&mut self) -> Result<SourceEvent> {
-        loop {
-            if let Some(batch) = self.pending.pop_front() {
-                return Ok(self.give(batch));
-            }
-            let end = self.end;
-            if let Some(split) = self.splits.iter_mut().find(|split| !split.is_finished && split.next >= end) {
-                split.is_finished = true;
-                return Ok(SourceEvent::SplitFinished(split.index));
-            }
-            // The split that is furthest behind goes first, so that none holds the watermark back.
-            let open = self.splits.iter_mut().filter(|split| !split.is_finished);
-            let Some(split) = open.min_by_key(|split| split.next) else { return Ok(SourceEvent::EndOfInput) };
-            let left = (end - split.next).div_ceil(split.stride);
-            let count = left.min(self.blocks_per_batch as u64) as usize;
-            let run = Blocks { first: split.next, stride: split.stride, count };
-            let row_due_us = |row: usize| Some(due_us(run.first + row as u64 * run.stride, self.events_per_second));
-            let count = self.pacer.next_piece(self.clock.as_ref(), count, row_due_us).await;
-            let run = Blocks { count, ..run };
-            split.next += count as u64 * run.stride;
-            let (index, skip) = (split.index, std::mem::take(&mut split.skip));
-            let rows = self.generator.rows(run);
-            let batch = self.cut(rows.slice(skip, rows.num_rows() - skip), index);
+        if let Some(batch) = self.pending.pop_front() {
             return Ok(self.give(batch));
         }
+        let end = self.end;
+        if let Some(split) = self.splits.iter_mut().find(|split| !split.is_finished && split.next >= end) {
+            split.is_finished = true;
+            return Ok(SourceEvent::SplitFinished(split.index));
+        }
+        // The split that is furthest behind goes first, so that none holds the watermark back.
+        let open = self.splits.iter_mut().filter(|split| !split.is_finished);
+        let Some(split) = open.min_by_key(|split| split.next) else { return Ok(SourceEvent::EndOfInput) };
+        let left = (end - split.next).div_ceil(split.stride);
+        let count = left.min(self.blocks_per_batch as u64) as usize;
+        let run = Blocks { first: split.next, stride: split.stride, count };
+        let row_due_us = |row: usize| Some(due_us(run.first + row as u64 * run.stride, self.events_per_second));
+        let count = self.pacer.next_piece(self.clock.as_ref(), count, row_due_us).await;
+        let run = Blocks { count, ..run };
+        split.next += count as u64 * run.stride;
+        let (index, skip) = (split.index, std::mem::take(&mut split.skip));
+        let rows = self.generator.rows(run);
+        let batch = self.cut(rows.slice(skip, rows.num_rows() - skip), index);
+        Ok(self.give(batch))
     }
 
     fn positions(&self) -> Result<Vec<SplitPosition>> {
         let position = |split: &Progress| SplitPosition {
             split: split.index,
-            position: (split.given_rows > 0).then(|| Value::Integer(split.given_rows as i64)),
+            position: (split.given_rows > 0).then_some(Value::Integer(split.given_rows as i64)),
             is_finished: split.is_finished,
         };
         Ok(self.splits.iter().map(position).collect())
