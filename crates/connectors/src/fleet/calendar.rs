@@ -22,6 +22,15 @@ impl Calendar {
         Calendar { width_ms, front: 0, buckets: VecDeque::new(), spare: Vec::new(), order: Vec::new(), waiting: 0 }
     }
 
+    /// A calendar for reports that arrive at `start_ms` or later.
+    pub(super) fn starting_at(width_ms: i64, start_ms: i64) -> Self {
+        Calendar { front: start_ms / width_ms, ..Calendar::new(width_ms) }
+    }
+
+    pub(super) fn width_ms(&self) -> i64 {
+        self.width_ms
+    }
+
     /// Adds a report. It must not arrive before the front bucket, whose reports are gone.
     #[inline]
     pub(super) fn push(&mut self, report: Report) {

@@ -231,7 +231,11 @@ impl SourceFactory for FleetSource {
 
     async fn reader(&self, context: ReaderContext) -> Result<Box<dyn SourceReader>> {
         let settings = FleetSettings::read_planned(&context.uid, &context.settings)?;
-        Ok(Box::new(FleetReader::new(Arc::new(Fleet::new(settings)), context)?))
+        // A restored split makes the reports of some minutes anew, which may take a while.
+        let opening = tokio::task::spawn_blocking(move || FleetReader::new(Arc::new(Fleet::new(settings)), context));
+        let reader =
+            opening.await.map_err(|error| OperatorError::internal("opening a fleet stopped").because(error))?;
+        Ok(Box::new(reader?))
     }
 }
 

@@ -14,6 +14,7 @@ mod columns;
 mod factory;
 mod places;
 mod plan;
+mod position;
 mod reader;
 mod stream;
 mod truck;
@@ -21,5 +22,7 @@ mod truth;
 
 pub use factory::FleetSource;
 
+#[cfg(test)]
+mod resume_tests;
 #[cfg(test)]
 mod tests;

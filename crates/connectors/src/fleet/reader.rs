@@ -8,11 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use async_trait::async_trait;
 use tokio::task::JoinHandle;
 use weir_core::{Batch, Clock, SplitIndex};
-use weir_operator_api::{BadRecord, OperatorError, ReaderContext, Result, SourceEvent, SourceReader};
+use weir_operator_api::{
+    BadRecord, OperatorError, ReaderContext, Result, SourceEvent, SourceReader, Split, SplitPosition,
+};
 
 use super::columns::{Column, Columns, Report};
 use super::factory::read_split;
 use super::plan::Fleet;
+use super::position::{FleetPosition, Place};
 use super::stream::SplitStream;
 use super::truth;
 use crate::pace::Pacer;
@@ -25,8 +28,6 @@ pub(super) struct FleetReader {
     batch_rows: usize,
     pacer: Pacer,
     clock: Arc<dyn Clock>,
-    /// Broken reports of the last batch.
-    bad: Vec<BadRecord>,
     truth: Option<Truth>,
 }
 
@@ -36,10 +37,49 @@ struct OpenSplit {
     /// Reports in the order of arrival; those before `taken` are emitted.
     ready: Vec<Report>,
     taken: usize,
+    /// Broken reports of the last batch, and where the split stands when they are given.
+    bad: Vec<BadRecord>,
+    after_bad: Place,
+    position: FleetPosition,
+    /// The split with the first truck: its reader writes the truth.
+    is_first: bool,
     is_finished: bool,
 }
 
 impl OpenSplit {
+    fn open(fleet: &Arc<Fleet>, columns: &Columns, split: &Split) -> Result<OpenSplit> {
+        let (first, stride) = read_split(split)?;
+        let position = FleetPosition::of_split(split)?;
+        let FleetPosition { place, without_bad } = position;
+        let mut ready = Vec::new();
+        let stream = if position == FleetPosition::default() {
+            SplitStream::new(Arc::clone(fleet), first, stride)
+        } else {
+            SplitStream::starting_at(Arc::clone(fleet), first, stride, place.received_ms, &mut ready)
+        };
+        let mut split = OpenSplit {
+            index: split.index,
+            stream,
+            ready,
+            taken: place.count as usize,
+            bad: Vec::new(),
+            after_bad: place,
+            position,
+            is_first: first == 0,
+            is_finished: false,
+        };
+        let taken = split.taken + without_bad as usize;
+        split.stream.take(taken, &mut split.ready);
+        let again = split.ready.get(split.taken..taken).ok_or_else(|| {
+            OperatorError::internal(format!("split {} of the fleet ends before its position", split.index))
+        })?;
+        let broken = again.iter().filter(|report| report.is_broken());
+        split.bad = broken.map(|report| columns.bad_record(report, fleet.settings.seed)).collect();
+        split.after_bad = place.after(again);
+        split.taken = taken;
+        Ok(split)
+    }
+
     /// Makes sure that reports are ready, unless the split is at its end.
     fn fill(&mut self, wanted: usize) {
         if self.taken == self.ready.len() && !self.is_finished {
@@ -47,6 +87,12 @@ impl OpenSplit {
             self.taken = 0;
             self.stream.take(wanted, &mut self.ready);
         }
+    }
+
+    /// Gives the broken reports of the last batch.
+    fn give_bad(&mut self) -> SourceEvent {
+        self.position = FleetPosition { place: self.after_bad, without_bad: 0 };
+        SourceEvent::Bad(std::mem::take(&mut self.bad))
     }
 
     fn next_ms(&self) -> Option<i64> {
@@ -94,23 +140,20 @@ impl FleetReader {
     pub(super) fn new(fleet: Arc<Fleet>, context: ReaderContext) -> Result<Self> {
         let columns = Column::project(context.projection.as_deref())
             .map_err(|name| OperatorError::internal(format!("source '{}' has no column '{name}'", context.uid)))?;
-        let mut splits = Vec::with_capacity(context.splits.len());
-        let mut is_first = false;
-        for split in &context.splits {
-            let (first, stride) = read_split(split)?;
-            is_first |= first == 0;
-            let stream = SplitStream::new(Arc::clone(&fleet), first, stride);
-            splits.push(OpenSplit { index: split.index, stream, ready: Vec::new(), taken: 0, is_finished: false });
-        }
+        let columns = Columns::new(columns, fleet.settings.start_unix_ms);
+        let splits = context.splits.iter().map(|split| OpenSplit::open(&fleet, &columns, split));
+        let splits = splits.collect::<Result<Vec<_>>>()?;
+        let is_first = splits.iter().any(|split| split.is_first);
+        // A restored reader plays on from where it stands; a new one from the start of the stream, as all others do.
+        let anchor_ms = splits.iter().map(|split| split.position.place.received_ms).min().unwrap_or(0);
         // One reader of all has the first split, and that one writes the truth.
         let truth = fleet.settings.truth_path.as_deref().filter(|_| is_first).map(|path| Truth::start(&fleet, path));
         Ok(FleetReader {
             splits,
-            columns: Columns::new(columns, fleet.settings.start_unix_ms),
+            columns,
             batch_rows: context.batch_rows.max(1),
-            pacer: Pacer::new(None, fleet.settings.speedup, context.flush_interval).anchored_at(0),
+            pacer: Pacer::new(None, fleet.settings.speedup, context.flush_interval).anchored_at(anchor_ms * 1_000),
             clock: context.clock,
-            bad: Vec::new(),
             truth,
             fleet,
         })
@@ -129,45 +172,64 @@ impl FleetReader {
         let split = &mut self.splits[place];
         let reports = &split.ready[split.taken..split.taken + count];
         split.taken += count;
+        split.after_bad = split.position.place.after(reports);
         let seed = self.fleet.settings.seed;
         let broken = reports.iter().filter(|report| report.is_broken());
-        self.bad.extend(broken.map(|report| self.columns.bad_record(report, seed)));
-        let records = if self.bad.is_empty() {
+        split.bad.extend(broken.map(|report| self.columns.bad_record(report, seed)));
+        let records = if split.bad.is_empty() {
+            split.position.place = split.after_bad;
             self.columns.rows(reports)
         } else {
             let whole: Vec<Report> = reports.iter().filter(|report| !report.is_broken()).copied().collect();
             if whole.is_empty() {
-                return SourceEvent::Bad(std::mem::take(&mut self.bad));
+                return split.give_bad();
             }
+            split.position.without_bad = count as u64;
             self.columns.rows(&whole)
         };
         SourceEvent::Batch(Batch { records, split: Some(split.index), origin_us: self.clock.wall_unix_us() })
+    }
+
+    /// Says that a split is at its end. The truth is written then, if it is this split that it comes with: a restored job
+    /// does not read a finished split again.
+    ///
+    /// **Cancel safety**: a dropped call changes nothing.
+    async fn finish(&mut self, place: usize) -> Result<SourceEvent> {
+        if let Some(truth) = self.truth.as_mut().filter(|_| self.splits[place].is_first) {
+            truth.finish().await?;
+            self.truth = None;
+        }
+        let split = &mut self.splits[place];
+        split.is_finished = true;
+        Ok(SourceEvent::SplitFinished(split.index))
     }
 }
 
 #[async_trait]
 impl SourceReader for FleetReader {
     async fn next(&mut self) -> Result<SourceEvent> {
-        if !self.bad.is_empty() {
-            return Ok(SourceEvent::Bad(std::mem::take(&mut self.bad)));
+        if let Some(split) = self.splits.iter_mut().find(|split| !split.bad.is_empty()) {
+            return Ok(split.give_bad());
         }
         let earliest = self.earliest();
-        if let Some(split) = self.splits.iter_mut().find(|split| !split.is_finished && split.next_ms().is_none()) {
-            split.is_finished = true;
-            return Ok(SourceEvent::SplitFinished(split.index));
+        if let Some(place) = self.splits.iter().position(|split| !split.is_finished && split.next_ms().is_none()) {
+            return self.finish(place).await;
         }
-        let Some(place) = earliest else {
-            if let Some(truth) = &mut self.truth {
-                truth.finish().await?;
-                self.truth = None;
-            }
-            return Ok(SourceEvent::EndOfInput);
-        };
+        let Some(place) = earliest else { return Ok(SourceEvent::EndOfInput) };
         let split = &self.splits[place];
         let ready = &split.ready[split.taken..];
         let offered = ready.len().min(self.batch_rows);
         let due_us = |row: usize| Some(ready[row].received_ms * 1_000);
         let count = self.pacer.next_piece(self.clock.as_ref(), offered, due_us).await;
         Ok(self.emit(place, count))
+    }
+
+    fn positions(&self) -> Result<Vec<SplitPosition>> {
+        let position = |split: &OpenSplit| SplitPosition {
+            split: split.index,
+            position: split.position.to_value(),
+            is_finished: split.is_finished,
+        };
+        Ok(self.splits.iter().map(position).collect())
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::calendar::Calendar;
 use super::columns::Report;
-use super::plan::{Fleet, between};
+use super::plan::{Fleet, SILENT_AFTER_MS, between};
 use super::truck::Truck;
 
 /// Reports per bucket of the calendar to aim at.
@@ -33,6 +33,30 @@ impl SplitStream {
         trucks.sort_by_key(|truck| (truck.phase_ms, truck.number));
         let width_ms = BUCKET_REPORTS * fleet.settings.report_interval_ms / (trucks.len() as i64).max(1);
         SplitStream { calendar: Calendar::new(width_ms.clamp(5, 1_000)), fleet, trucks, round: 0, turn: 0 }
+    }
+
+    /// The same stream from its first report that arrives at `received_ms` or later, exactly as it would have come: the
+    /// sweep begins so much earlier that all reports still under way then are made again, and those that were stored in
+    /// a dead zone which began before are none of them.
+    pub(super) fn starting_at(
+        fleet: Arc<Fleet>,
+        first: u32,
+        stride: u32,
+        received_ms: i64,
+        out: &mut Vec<Report>,
+    ) -> Self {
+        let mut stream = SplitStream::new(fleet, first, stride);
+        let settings = &stream.fleet.settings;
+        // A dead zone, the greatest delay and four intervals together are as long as a silence; two more for the ends.
+        let back_ms = SILENT_AFTER_MS.max(settings.disorder_max_ms) + 2 * settings.report_interval_ms;
+        let from_ms = (received_ms - back_ms).max(0);
+        stream.round = from_ms / settings.report_interval_ms;
+        let width_ms = stream.calendar.width_ms();
+        stream.calendar = Calendar::starting_at(width_ms, stream.round * settings.report_interval_ms);
+        while out.is_empty() && stream.take(1, out) {
+            out.retain(|report| report.received_ms >= received_ms);
+        }
+        stream
     }
 
     /// Appends the next reports, at least `wanted` unless the stream ends. False when nothing follows.

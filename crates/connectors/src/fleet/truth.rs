@@ -11,7 +11,7 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use super::columns::{shipment_id, truck_id};
 use super::plan::{Fleet, LATE_AFTER_MS, SECOND_MS, TIMELY_MS};
@@ -136,7 +136,10 @@ fn write_file(
     stop: &AtomicBool,
     content: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
 ) -> io::Result<()> {
-    let unfinished = with_suffix(path, ".inprogress");
+    // A name of its own: the writer of an attempt that was given up may still be at work, or about to clean up.
+    static WRITERS: AtomicU64 = AtomicU64::new(0);
+    let writer = format!(".{}-{}.inprogress", std::process::id(), WRITERS.fetch_add(1, Relaxed));
+    let unfinished = with_suffix(path, &writer);
     let written = File::create(&unfinished).and_then(|file| {
         let mut out = BufWriter::new(file);
         content(&mut out)?;
