@@ -73,3 +73,10 @@ impl From<weir_core::key_hash::NotAKey> for OperatorError {
         OperatorError::internal("a key column has no hash").because(error)
     }
 }
+
+/// The disk behind the tables may have room again after a restart, or on another worker.
+impl From<weir_state::StateStoreError> for OperatorError {
+    fn from(error: weir_state::StateStoreError) -> Self {
+        OperatorError::external("state-store", "state does not fit memory and cannot be kept on disk").because(error)
+    }
+}

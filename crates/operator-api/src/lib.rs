@@ -18,7 +18,7 @@ pub use connector::{Registry, SinkFactory, SourceFactory};
 pub use error::OperatorError;
 pub use metrics::OperatorMetrics;
 pub use operator::{Operator, OperatorContext, Output, OutputTag, Progress, SplitEvent};
-pub use weir_state::{StateScope, StateTable};
+pub use weir_state::{FrozenPiece, FrozenTable, StateScope, StateStores, StateTable};
 
 pub use sink::{Committable, Cut, PreparedOutput, SinkContext, SinkReport, SinkState, SinkWriter};
 pub use source::{ReaderContext, SourceEvent, SourceReader, Split, SplitPosition};

@@ -6,7 +6,7 @@ use arrow_schema::SchemaRef;
 pub use weir_core::element::OutputTag;
 use weir_core::{Batch, Clock, EventTime, KeyGroupRange, OperatorUid, SplitIndex, SubtaskIndex};
 
-use weir_state::StateTable;
+use weir_state::{FrozenTable, StateStores, StateTable};
 
 use crate::bad_record::BadRecord;
 use crate::{OperatorError, Result};
@@ -86,6 +86,8 @@ pub struct OperatorContext {
     pub batch_rows: usize,
     /// The clock.
     pub clock: Arc<dyn Clock>,
+    /// Where state goes that memory does not hold.
+    pub stores: StateStores,
 }
 
 /// One step of a job, in one subtask. Synchronous and single-threaded; it must not block.
@@ -139,6 +141,18 @@ pub trait Operator: Send {
     /// stream. An operator whose `snapshot` and `restore` are not written has no state.
     fn snapshot(&mut self) -> Result<Vec<StateTable>> {
         Ok(Vec::new())
+    }
+
+    /// As [`Operator::snapshot`], for operators with so much state that even copying it would hold the stream up: what
+    /// they give may share memory with them and is put together beside the stream.
+    fn freeze(&mut self) -> Result<Vec<FrozenTable>> {
+        Ok(self.snapshot()?.into_iter().map(FrozenTable::from).collect())
+    }
+
+    /// The worker's memory is used up and this operator holds a good part of it: puts what it can into the state store.
+    /// Called between two inputs, never between the pieces of a result.
+    fn spill(&mut self) -> Result<()> {
+        Ok(())
     }
 
     /// Takes back the state of a checkpoint, before any input. Keyed tables hold the rows of this subtask's key groups

@@ -75,6 +75,7 @@ fn operator(window: WindowSpec, phase: Phase) -> Box<dyn Operator> {
         inputs: vec![input(), partials.clone()],
         output: if phase == Phase::Local { partials } else { results },
         batch_rows: BATCH_ROWS,
+        stores: weir_state::StateStores::in_memory(),
         clock: Arc::new(SystemClock::default()),
     };
     weir_operators::window::create(&descriptor, phase, &context).expect("the descriptor is right")

@@ -122,7 +122,7 @@ impl Layout {
     }
 
     /// Brings a batch into this layout, without the key groups.
-    fn read(&self, batch: &RecordBatch) -> Result<StateRows> {
+    pub(crate) fn read(&self, batch: &RecordBatch) -> Result<StateRows> {
         let found = batch.schema_ref();
         let is_known = |name: &str| name == KEY_GROUP_COLUMN || self.columns.iter().any(|column| column.name == name);
         if let Some(extra) = found.fields().iter().find(|field| !is_known(field.name())) {

@@ -69,3 +69,72 @@ impl StateTable {
         self.batches.iter().map(RecordBatch::num_rows).sum()
     }
 }
+
+/// A table at a barrier. Its rows may be put together later, beside the stream.
+#[derive(Clone, Debug)]
+pub struct FrozenTable {
+    /// As [`StateTable::name`].
+    pub name: String,
+    /// As [`StateTable::version`].
+    pub version: u32,
+    /// As [`StateTable::scope`].
+    pub scope: StateScope,
+    /// The rows, in pieces that are written one by one.
+    pub pieces: Vec<FrozenPiece>,
+}
+
+/// Why frozen rows cannot be put together.
+pub type FreezeError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Some rows of a table at a barrier.
+#[derive(Clone)]
+pub enum FrozenPiece {
+    /// Rows that are there.
+    Ready(RecordBatch),
+    /// Rows that are put together, or read from disk, when they are written; the same rows at every call.
+    Later(LaterRows),
+}
+
+/// Puts frozen rows together.
+pub type LaterRows = Arc<dyn Fn() -> Result<Vec<RecordBatch>, FreezeError> + Send + Sync>;
+
+impl std::fmt::Debug for FrozenPiece {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            FrozenPiece::Ready(rows) => f.debug_tuple("Ready").field(&rows.num_rows()).finish(),
+            FrozenPiece::Later(_) => f.write_str("Later"),
+        }
+    }
+}
+
+impl FrozenPiece {
+    /// The rows.
+    ///
+    /// **Errors**: state that cannot be read from disk, or not be put together.
+    pub fn batches(&self) -> Result<Vec<RecordBatch>, FreezeError> {
+        match self {
+            FrozenPiece::Ready(rows) => Ok(vec![rows.clone()]),
+            FrozenPiece::Later(rows) => rows(),
+        }
+    }
+}
+
+impl From<StateTable> for FrozenTable {
+    fn from(table: StateTable) -> Self {
+        let StateTable { name, version, scope, batches } = table;
+        FrozenTable { name, version, scope, pieces: batches.into_iter().map(FrozenPiece::Ready).collect() }
+    }
+}
+
+impl FrozenTable {
+    /// The whole table.
+    ///
+    /// **Errors**: as [`FrozenPiece::batches`].
+    pub fn resolve(self) -> Result<StateTable, FreezeError> {
+        let mut batches = Vec::new();
+        for piece in &self.pieces {
+            batches.extend(piece.batches()?);
+        }
+        Ok(StateTable { name: self.name, version: self.version, scope: self.scope, batches })
+    }
+}

@@ -4,6 +4,9 @@
 //! It deals rows and state as the engine does: rows by key group (or by split), keyed tables by key group in small
 //! batches sorted by it, shared tables whole. After each event the rows of all subtasks together, output by output, and
 //! the least watermark must be those of the straight run; where one operator follows one, also what came in which order.
+//!
+//! In one run of three the old subtasks are told again and again to put their state on disk; in another one checkpoints
+//! are written so slowly that several are held at once, each of which must stay as it was taken.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,7 +20,7 @@ use weir_core::key_hash::hash_columns;
 use weir_core::{Batch, EventTime, KeyGroup, KeyGroupRange, OutputTag, SplitIndex, SubtaskIndex};
 use weir_operator_api::{Operator, OperatorContext, SplitEvent};
 use weir_state::state_table::KEY_GROUP_COLUMN;
-use weir_state::{StateScope, StateTable};
+use weir_state::{FrozenTable, StateScope, StateTable};
 
 use crate::clock::FakeClock;
 use crate::recorder::{Recorded, tag_name};
@@ -71,12 +74,14 @@ impl Cuts<'_> {
 
     fn check_place(&self, events: &[Event], straight: &[Outcome], place: usize, (before, after): (u32, u32)) {
         let mut old = Subtasks::new(self, before);
+        old.strain = [Strain::None, Strain::Spilling, Strain::SlowCheckpoints][place % 3];
         let mut input_watermark = EventTime::MIN;
         for (event, expected) in events[..place].iter().zip(straight) {
             if let Event::Watermark(watermark) = event {
                 input_watermark = *watermark;
             }
             let found = old.feed(event);
+            old.put_under_strain();
             found.compare(expected, before == 1, &format!("uncut at parallelism {before}, after {}", name(event)));
         }
         let mut new = old.carry_over(after, input_watermark);
@@ -116,8 +121,29 @@ struct Channel {
     is_idle: bool,
 }
 
+/// What is done to subtasks besides.
+#[derive(Clone, Copy, PartialEq)]
+enum Strain {
+    None,
+    Spilling,
+    SlowCheckpoints,
+}
+
+/// A checkpoint that is being written slowly: the tables, and what their rows were when it was taken.
+struct Held {
+    tables: Vec<FrozenTable>,
+    rows: Vec<Vec<String>>,
+    /// Events until it is written.
+    left: usize,
+}
+
+/// Events that happen while a slow checkpoint is written.
+const SLOW_EVENTS: usize = 3;
+
 /// The subtasks of one operator.
 struct Subtasks<'a> {
+    strain: Strain,
+    held: Vec<Held>,
     cuts: &'a Cuts<'a>,
     runners: Vec<Runner>,
     channels: Vec<Channel>,
@@ -140,6 +166,8 @@ impl<'a> Subtasks<'a> {
             Runner::new((cuts.make)(&context), &context, clock)
         };
         Subtasks {
+            strain: Strain::None,
+            held: Vec::new(),
             cuts,
             runners: (0..parallelism).map(runner).collect(),
             channels: vec![Channel { watermark: EventTime::MIN, is_idle: false }; parallelism as usize],
@@ -162,6 +190,24 @@ impl<'a> Subtasks<'a> {
             _ => self.runners.iter_mut().for_each(|runner| runner.apply(event)),
         }
         self.collect()
+    }
+
+    fn put_under_strain(&mut self) {
+        self.held.iter_mut().for_each(|held| held.left -= 1);
+        let (done, held) = std::mem::take(&mut self.held).into_iter().partition(|held| held.left == 0);
+        self.held = held;
+        done.iter().for_each(Held::check);
+        for runner in &mut self.runners {
+            match self.strain {
+                Strain::None => {}
+                Strain::Spilling => runner.operator().spill().expect("spill succeeds"),
+                Strain::SlowCheckpoints => {
+                    let tables = runner.operator().freeze().expect("freeze succeeds");
+                    let rows = tables.iter().map(printed).collect();
+                    self.held.push(Held { tables, rows, left: SLOW_EVENTS });
+                }
+            }
+        }
     }
 
     fn owner(&mut self, split: SplitIndex) -> &mut Runner {
@@ -267,6 +313,19 @@ impl<'a> Subtasks<'a> {
         assert_eq!(woken.watermark, said.watermark, "a restore moves no watermark");
         new
     }
+}
+
+impl Held {
+    fn check(&self) {
+        let rows: Vec<_> = self.tables.iter().map(printed).collect();
+        assert_eq!(rows, self.rows, "a checkpoint that is being written changes");
+    }
+}
+
+/// The rows of a frozen table, in their order.
+fn printed(table: &FrozenTable) -> Vec<String> {
+    let table = table.clone().resolve().expect("frozen state can be read");
+    table.batches.iter().flat_map(print_rows).collect()
 }
 
 /// An event in short.

@@ -19,7 +19,7 @@ use arrow_schema::SchemaRef;
 use weir_core::key_group::KEY_GROUP_COUNT_DEFAULT;
 use weir_core::{Batch, Clock, EventTime, KeyGroupRange, OperatorUid, SplitIndex, SubtaskIndex};
 use weir_operator_api::{Operator, OperatorContext, Progress, Result, SplitEvent};
-use weir_state::StateTable;
+use weir_state::{StateStores, StateTable};
 
 use crate::clock::FakeClock;
 use crate::recorder::Recorder;
@@ -41,6 +41,7 @@ pub fn context(inputs: Vec<SchemaRef>, output: SchemaRef) -> (OperatorContext, A
         output,
         batch_rows: 8192,
         clock: Arc::clone(&clock) as Arc<dyn Clock>,
+        stores: StateStores::in_memory(),
     };
     (context, clock)
 }
@@ -154,7 +155,8 @@ impl Runner {
     pub fn snapshot(&mut self) -> Vec<StateTable> {
         let progress = self.operator.on_barrier(&mut self.recorder).expect("on_barrier succeeds");
         self.finish(progress);
-        self.operator.snapshot().expect("snapshot succeeds")
+        let frozen = self.operator.freeze().expect("freeze succeeds");
+        frozen.into_iter().map(|table| table.resolve().expect("frozen state can be read")).collect()
     }
 
     /// Gives the operator the state of a checkpoint.

@@ -117,11 +117,15 @@ impl Groups {
 
     /// Adds all of other groups of the same shape.
     pub(crate) fn merge(&mut self, other: &Groups) -> Result<()> {
+        self.merge_some(other, 0..other.keys.id_bound() as u32)
+    }
+
+    /// Adds some of other groups of the same shape.
+    pub(crate) fn merge_some(&mut self, other: &Groups, some: std::ops::Range<u32>) -> Result<()> {
         let (mut from, mut ids) = (Vec::with_capacity(MERGE_ROWS), Vec::with_capacity(MERGE_ROWS));
-        let end = other.keys.id_bound() as u32;
-        for start in (0..end).step_by(MERGE_ROWS) {
+        for start in some.clone().step_by(MERGE_ROWS) {
             from.clear();
-            from.extend(start..end.min(start + MERGE_ROWS as u32));
+            from.extend(start..some.end.min(start + MERGE_ROWS as u32));
             self.keys.intern_table(&other.keys, &from, &mut ids);
             self.accumulators.resize(self.keys.id_bound());
             self.accumulators.merge(&ids, &other.accumulators, &from)?;

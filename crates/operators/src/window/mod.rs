@@ -17,9 +17,11 @@ mod local;
 mod output;
 mod refire;
 mod rows;
+mod run;
 mod runs;
 mod session;
 mod session_store;
+mod slice;
 mod sliced;
 mod slicing;
 mod state;
@@ -49,7 +51,7 @@ fn build(
     (shape, reader): (Shape, RowReader),
     context: &OperatorContext,
 ) -> Result<Box<dyn Operator>> {
-    let (batch_rows, output) = (context.batch_rows, context.output.clone());
+    let (batch_rows, output, stores) = (context.batch_rows, context.output.clone(), context.stores.clone());
     let place = state::Place::of(context);
     Ok(match (window, phase) {
         (WindowSpec::Same, _) => return Err(OperatorError::internal("windows of joins do not aggregate")),
@@ -59,8 +61,10 @@ fn build(
             Box::new(Sessions::new(options, &shape, reader)?)
         }
         (_, Phase::Local) => Box::new(LocalSliced::new(LocalOptions { window, batch_rows, output }, shape, reader)),
-        _ => {
-            Box::new(Sliced::new(SlicedOptions { window, allowed_lateness, batch_rows, output, place }, shape, reader))
-        }
+        _ => Box::new(Sliced::new(
+            SlicedOptions { window, allowed_lateness, batch_rows, output, place, stores },
+            shape,
+            reader,
+        )),
     })
 }

@@ -14,6 +14,9 @@ use super::groups::Groups;
 use super::output::{Results, Window};
 use super::sliced::{Sliced, Touched};
 
+/// Windows that allow lateness look their groups up by id, so their slices stay in memory as they are.
+const ONE_PART: &str = "slices of windows that allow lateness are never sealed";
+
 impl Sliced {
     /// Emits the new results of closed windows for the groups that a batch touched.
     pub(super) fn refire(&mut self, touched: BTreeMap<i64, Touched>, out: &mut dyn Output) -> Result<()> {
@@ -36,12 +39,13 @@ impl Sliced {
         let mut result = self.shape.groups()?;
         let mut ids = Vec::new();
         for (slice_start, touched) in touched.range(window.start..window.end) {
-            result.keys.intern_table(&self.slices[slice_start].keys, &touched.ids, &mut ids);
+            result.keys.intern_table(&self.slices[slice_start].only().expect(ONE_PART).keys, &touched.ids, &mut ids);
         }
         result.accumulators.resize(result.keys.id_bound());
         let all: Vec<u32> = (0..result.keys.id_bound() as u32).collect();
         let mut was_emitted = vec![false; all.len()];
         for (slice_start, slice) in self.slices.range(window.start..window.end) {
+            let slice = slice.only().expect(ONE_PART);
             slice.keys.find_table(&result.keys, &all, &mut ids);
             let known = touched.get(slice_start).map_or(usize::MAX, |touched| touched.known);
             let (mut into, mut from) = (Vec::new(), Vec::new());

@@ -9,22 +9,30 @@
 //! With `allowed_lateness` slices stay that much longer, and rows for windows that have fired update their results
 //! at once ([`super::refire`]).
 //!
+//! A window whose slices partly lie on disk is emitted key group by key group, so that it need not fit memory.
+//!
 //! **Source**: Li et al., No pane, no gain, SIGMOD Record 2005; slices as in Flink's window table functions.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
 use weir_core::{Batch, ChangeKind, EventTime, OutputTag};
 use weir_graph::WindowSpec;
 use weir_operator_api::{Operator, OperatorError, Output, Progress, Result};
-use weir_state::StateTable;
+use weir_state::{FrozenPiece, FrozenTable, StateSpace, StateStores, StateTable};
 
 use super::groups::{Groups, Shape};
-use super::output::{Results, Window, times};
+use super::output::{Results, Window};
 use super::rows::{ReadBatch, RowReader, Rows, read_partials};
+use super::run::{Run, SliceRowsLayout};
+use super::slice::Slice;
 use super::slicing::cut;
 use super::state::{self, Place};
 use crate::state_rows::{BATCH_ROWS, Restored};
+
+/// Slices with fewer groups are copied at a barrier, which takes less than a millisecond.
+const SEAL_GROUPS_MIN: usize = if cfg!(test) { 1 } else { 16 * 1024 };
 
 /// What the engine is told.
 pub(crate) struct SlicedOptions {
@@ -34,6 +42,7 @@ pub(crate) struct SlicedOptions {
     pub(crate) batch_rows: usize,
     pub(crate) output: SchemaRef,
     pub(crate) place: Place,
+    pub(crate) stores: StateStores,
 }
 
 /// The engine; the whole operator, or its final phase, which also takes partials.
@@ -41,7 +50,11 @@ pub(crate) struct Sliced {
     pub(super) options: SlicedOptions,
     pub(super) shape: Shape,
     reader: RowReader,
-    pub(super) slices: BTreeMap<i64, Groups>,
+    pub(super) slices: BTreeMap<i64, Slice>,
+    rows_layout: SliceRowsLayout,
+    /// Where slices go that memory does not hold, from the first on.
+    space: Option<StateSpace>,
+    next_run: u64,
     /// Windows that have rows and have not fired, by end.
     pending: BTreeSet<(i64, i64)>,
     pub(super) watermark: i64,
@@ -69,6 +82,16 @@ enum Source {
     Owned(Box<Groups>),
     /// The groups of this slice, which later windows need.
     Slice(i64),
+    /// Groups that are on disk, one key group at a time.
+    Disk(Box<FromDisk>),
+}
+
+struct FromDisk {
+    runs: Vec<Arc<Run>>,
+    /// Key groups that are still to come.
+    waiting: VecDeque<u32>,
+    /// The groups of the one at hand.
+    groups: Groups,
 }
 
 /// The groups that one batch touched in a slice with closed windows.
@@ -82,10 +105,13 @@ impl Sliced {
     pub(crate) fn new(options: SlicedOptions, shape: Shape, reader: RowReader) -> Self {
         Sliced {
             origin_us: options.place.created_us,
+            rows_layout: SliceRowsLayout::new(&shape, options.place),
             options,
             shape,
             reader,
             slices: BTreeMap::new(),
+            space: None,
+            next_run: 0,
             pending: BTreeSet::new(),
             watermark: i64::MIN,
             firing: None,
@@ -136,9 +162,11 @@ impl Sliced {
     fn add(&mut self, slice_start: i64, rows: &Rows, touched: &mut BTreeMap<i64, Touched>) -> Result<()> {
         let place = self.home_of(slice_start);
         if !self.slices.contains_key(&place) {
-            self.slices.insert(place, self.shape.groups()?);
+            self.slices.insert(place, Slice::new(self.shape.groups()?));
         }
-        let groups = self.slices.get_mut(&place).expect("the slice was just put in");
+        let slice = self.slices.get_mut(&place).expect("the slice was just put in");
+        slice.absorb(&self.shape)?;
+        let groups = slice.open();
         if groups.keys.is_empty() || place != slice_start {
             let open = self.options.window.windows_of_slice(slice_start).into_iter();
             self.pending.extend(open.filter(|window| window.1 - 1 > self.watermark).map(|(start, end)| (end, start)));
@@ -181,7 +209,11 @@ impl Sliced {
 
     fn gather(&mut self, start: i64, end: i64) -> Result<Source> {
         let mut places: Vec<i64> = self.slices.range(start..end).map(|slice| *slice.0).collect();
-        let is_kept = |place: i64| self.options.window.last_end_of_slice(place) != end;
+        let window = self.options.window;
+        let is_kept = |place: i64| window.last_end_of_slice(place) != end;
+        if places.iter().any(|place| !self.slices[place].runs().is_empty()) {
+            return self.gather_from_disk(&places);
+        }
         if self.options.allowed_lateness > 0 {
             return match places[..] {
                 [only] => Ok(Source::Slice(only)),
@@ -189,7 +221,8 @@ impl Sliced {
             };
         }
         if let WindowSpec::Cumulate { .. } = self.options.window {
-            let base = self.slices.remove(&start).map_or_else(|| self.shape.groups(), Ok)?;
+            let base = self.slices.remove(&start);
+            let base = base.map_or_else(|| self.shape.groups(), |slice| slice.into_groups(&self.shape))?;
             places.retain(|place| *place != start);
             let base = self.merge_into(base, &places)?;
             self.slices.retain(|place, _| !places.contains(place));
@@ -197,31 +230,79 @@ impl Sliced {
                 return Ok(Source::Owned(Box::new(base)));
             }
             // It takes rows again, so it keeps its index.
-            self.slices.insert(start, base);
+            self.slices.insert(start, Slice::new(base));
             return Ok(Source::Slice(start));
         }
         match places[..] {
-            [only] if is_kept(only) => Ok(Source::Slice(only)),
+            [only] if is_kept(only) && self.slices[&only].only().is_some() => Ok(Source::Slice(only)),
             [first, ref rest @ ..] if !is_kept(first) => {
-                let base = self.slices.remove(&first).expect("the slice was just listed");
+                let base = self.slices.remove(&first).expect("the slice was just listed").into_groups(&self.shape)?;
                 self.merge_into(base, rest).map(|groups| Source::Owned(Box::new(groups)))
             }
             _ => self.merge_into(self.shape.groups()?, &places).map(|groups| Source::Owned(Box::new(groups))),
         }
     }
 
-    fn merge_into(&self, mut base: Groups, places: &[i64]) -> Result<Groups> {
+    /// Puts what is still in memory beside the rest, so that the window can be read key group by key group.
+    fn gather_from_disk(&mut self, places: &[i64]) -> Result<Source> {
         for place in places {
-            base.merge(&self.slices[place])?;
+            self.spill_slice(*place)?;
+        }
+        let runs: Vec<Arc<Run>> = places.iter().flat_map(|place| self.slices[place].runs().iter().cloned()).collect();
+        let waiting: BTreeSet<u32> = runs.iter().flat_map(|run| run.key_groups()).collect();
+        let groups = self.shape.groups()?;
+        Ok(Source::Disk(Box::new(FromDisk { runs, waiting: waiting.into_iter().collect(), groups })))
+    }
+
+    fn spill_slice(&mut self, slice_start: i64) -> Result<()> {
+        let space = match &self.space {
+            Some(space) => space.clone(),
+            None => self.space.insert(self.options.stores.space()?).clone(),
+        };
+        let Some(slice) = self.slices.get_mut(&slice_start) else { return Ok(()) };
+        self.next_run += 1;
+        let (layout, number) = (&self.rows_layout, self.next_run);
+        slice.spill(&self.shape, |layers| Run::write((space, number), layout, slice_start, layers))
+    }
+
+    fn merge_into(&mut self, mut base: Groups, places: &[i64]) -> Result<Groups> {
+        for place in places {
+            let slice = self.slices.get_mut(place).expect("the slice was just listed");
+            slice.merge_into(&mut base)?;
         }
         Ok(base)
     }
 
+    /// Reads the next key group of a window on disk, if there is one.
+    fn next_from_disk(&self, disk: &mut FromDisk) -> Result<bool> {
+        let Some(group) = disk.waiting.pop_front() else { return Ok(false) };
+        disk.groups.clear();
+        let mut ids = Vec::new();
+        for value in disk.runs.iter().flat_map(|run| run.read(group)) {
+            let rows = self.rows_layout.layout.read(&value?)?;
+            let (rows, _) = state::read_groups(&rows, &self.shape, 1)?;
+            disk.groups.add(&rows, &mut ids)?;
+        }
+        Ok(true)
+    }
+
     /// Emits one batch of the current window; whether that was its last.
     fn emit_piece(&self, current: &mut Current, out: &mut dyn Output) -> Result<bool> {
+        if let Source::Disk(disk) = &mut current.source
+            && current.next == disk.groups.len()
+        {
+            current.next = 0;
+            if !self.next_from_disk(disk)? {
+                return Ok(true);
+            }
+        }
         let groups = match &current.source {
             Source::Owned(groups) => groups,
-            Source::Slice(place) => &self.slices[place],
+            Source::Disk(disk) => &disk.groups,
+            Source::Slice(place) => {
+                let only = self.slices[place].only();
+                only.ok_or_else(|| OperatorError::internal("a slice changed while it was emitted"))?
+            }
         };
         let end = groups.len().min(current.next + self.options.batch_rows.max(1));
         let ids: Vec<u32> = (current.next as u32..end as u32).collect();
@@ -230,7 +311,8 @@ impl Sliced {
         let records = results.batch(groups.keys.columns(&ids)?, windows, groups.accumulators.results(&ids)?)?;
         out.emit(Batch::new(records, self.origin_us));
         current.next = end;
-        Ok(end == groups.len())
+        let is_last = end == groups.len();
+        Ok(is_last && !matches!(current.source, Source::Disk(_)))
     }
 
     fn state_of_windows(&self) -> Result<StateTable> {
@@ -296,22 +378,48 @@ impl Operator for Sliced {
         Ok(Progress::More)
     }
 
-    /// Per key and slice: the key, the slice's start and the partials, each copied once.
     fn snapshot(&mut self) -> Result<Vec<StateTable>> {
+        let resolve = |table: FrozenTable| {
+            table.resolve().map_err(|error| OperatorError::internal("state cannot be read").because(error))
+        };
+        self.freeze()?.into_iter().map(resolve).collect()
+    }
+
+    /// Per key and slice: the key, the slice's start and the partials. Large slices are shared, small ones copied.
+    fn freeze(&mut self) -> Result<Vec<FrozenTable>> {
         if self.firing.is_some() {
             return Err(state::while_emitting());
         }
-        let layout = state::slices(&self.shape);
-        let mut batches = Vec::new();
-        for (start, groups) in &self.slices {
+        let mut pieces = Vec::new();
+        for (start, slice) in &mut self.slices {
+            pieces.extend(slice.runs().iter().map(|run| frozen_run(run.clone())));
+            if self.options.allowed_lateness == 0 && slice.len() >= SEAL_GROUPS_MIN {
+                let layers = slice.seal(&self.shape)?.into_iter();
+                pieces.extend(layers.map(|layer| frozen_layer(layer, self.rows_layout.clone(), *start)));
+                continue;
+            }
+            let mut copied = self.shape.groups()?;
+            let groups = match slice.only() {
+                Some(groups) => groups,
+                None => {
+                    slice.merge_into(&mut copied)?;
+                    &copied
+                }
+            };
             for ids in groups.id_pieces(BATCH_ROWS) {
-                let mut columns = groups.keys.columns(&ids)?;
-                columns.push(times(std::iter::repeat_n(*start, ids.len())));
-                columns.extend(groups.accumulators.partials(&ids)?);
-                batches.push(layout.keyed_batch(self.options.place.key_groups(&groups.keys, &ids), columns)?);
+                pieces.push(FrozenPiece::Ready(self.rows_layout.rows(groups, &ids, *start)?));
             }
         }
-        Ok(vec![self.state_of_windows()?, layout.table(batches)])
+        let slices = self.rows_layout.layout.table(Vec::new());
+        Ok(vec![self.state_of_windows()?.into(), FrozenTable { pieces, ..slices.into() }])
+    }
+
+    fn spill(&mut self) -> Result<()> {
+        if self.options.allowed_lateness > 0 || self.firing.is_some() {
+            return Ok(());
+        }
+        let places: Vec<i64> = self.slices.keys().copied().collect();
+        places.into_iter().try_for_each(|place| self.spill_slice(place))
     }
 
     fn restore(&mut self, tables: Vec<StateTable>, watermark: EventTime) -> Result<()> {
@@ -322,10 +430,10 @@ impl Operator for Sliced {
             let (rows, _) = state::read_groups(&rows, &self.shape, 1)?;
             for piece in cut(&rows, self.options.window)? {
                 if !self.slices.contains_key(&piece.slice_start) {
-                    self.slices.insert(piece.slice_start, self.shape.groups()?);
+                    self.slices.insert(piece.slice_start, Slice::new(self.shape.groups()?));
                 }
-                let groups = self.slices.get_mut(&piece.slice_start).expect("the slice was just put in");
-                groups.add(&piece.rows, &mut self.ids)?;
+                let slice = self.slices.get_mut(&piece.slice_start).expect("the slice was just put in");
+                slice.open().add(&piece.rows, &mut self.ids)?;
             }
         }
         // What the watermark has closed has fired; windows of one cumulative run lie in its first slice.
@@ -337,11 +445,28 @@ impl Operator for Sliced {
     }
 
     fn state_bytes(&self) -> usize {
-        let emitting = self
-            .firing
-            .as_ref()
-            .and_then(|firing| firing.current.as_ref())
-            .map_or(0, |current| if let Source::Owned(groups) = &current.source { groups.size_bytes() } else { 0 });
-        emitting + self.slices.values().map(Groups::size_bytes).sum::<usize>()
+        let source = self.firing.as_ref().and_then(|firing| firing.current.as_ref()).map(|current| &current.source);
+        let emitting = match source {
+            Some(Source::Owned(groups)) => groups.size_bytes(),
+            Some(Source::Disk(disk)) => disk.groups.size_bytes(),
+            Some(Source::Slice(_)) | None => 0,
+        };
+        emitting + self.slices.values().map(Slice::size_bytes).sum::<usize>()
     }
+}
+
+/// A layer that is read beside the stream.
+fn frozen_layer(layer: Arc<Groups>, layout: SliceRowsLayout, slice_start: i64) -> FrozenPiece {
+    FrozenPiece::Later(Arc::new(move || {
+        let rows = layer.id_pieces(BATCH_ROWS).map(|ids| layout.rows(&layer, &ids, slice_start));
+        Ok(rows.collect::<Result<_>>()?)
+    }))
+}
+
+/// A run that is read beside the stream; it stays on disk as long.
+fn frozen_run(run: Arc<Run>) -> FrozenPiece {
+    FrozenPiece::Later(Arc::new(move || {
+        let rows = run.key_groups().flat_map(|group| run.read(group));
+        Ok(rows.collect::<Result<_>>()?)
+    }))
 }

@@ -13,7 +13,7 @@ use weir_operator_api::Result;
 use super::{seen_nulls, with_primitive_type};
 
 /// Values by group. Which groups hold one the owner knows.
-pub(super) trait Cells: Send {
+pub(super) trait Cells: Send + Sync {
     fn resize(&mut self, groups: usize);
 
     /// Puts the values of `rows` into groups `ids`; the last of several for one group stays.

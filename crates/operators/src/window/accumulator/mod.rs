@@ -72,7 +72,7 @@ impl Input {
 /// The state of one aggregate call, group by group.
 ///
 /// **Shapes**: all slices of ids and columns of one call have the same length; ids are below the last `resize`.
-pub trait Accumulator: Send {
+pub trait Accumulator: Send + Sync {
     /// Makes room for groups below `groups`; new ones are empty.
     fn resize(&mut self, groups: usize);
 

@@ -38,7 +38,7 @@ pub(super) fn average(argument: &DataType) -> Option<Box<dyn Accumulator>> {
 }
 
 /// Totals that are exact or an error.
-trait Total: ArrowPrimitiveType + Send {
+trait Total: ArrowPrimitiveType + Send + Sync {
     /// Adds; false when the result has no place in the output type.
     fn add(total: &mut Self::Native, value: Self::Native) -> bool;
 }

@@ -1,0 +1,151 @@
+//! The groups of one slice: in memory, in layers that a checkpoint shares with the operator, and in runs on disk.
+//!
+//! ```text
+//! open      takes rows
+//! sealed    layers that a barrier closed, oldest first; whoever writes the checkpoint reads them meanwhile
+//! runs      what left memory, oldest first
+//! ```
+//! A barrier closes the open layer and begins a new one, which costs nothing; when nobody else holds the layers any
+//! more, they are merged again, some groups with every batch, until one is left. All parts hold partials, so the groups
+//! of a slice are the merge of its parts, in their order.
+
+use std::sync::Arc;
+
+use weir_operator_api::{OperatorError, Result};
+
+use super::groups::{Groups, Shape};
+use super::run::Run;
+
+/// A layer with fewer groups is merged at once.
+const SMALL: usize = if cfg!(test) { 1 } else { 4096 };
+/// Groups merged with every batch: more than a batch can add, so that merging comes to an end.
+const STEP: u32 = if cfg!(test) { 2 } else { 32 * 1024 };
+
+/// The groups of one slice.
+pub(super) struct Slice {
+    open: Groups,
+    sealed: Vec<Arc<Groups>>,
+    /// So many groups of the second sealed layer are merged into the first.
+    absorbed: u32,
+    runs: Vec<Arc<Run>>,
+}
+
+impl Slice {
+    pub(super) fn new(open: Groups) -> Self {
+        Slice { open, sealed: Vec::new(), absorbed: 0, runs: Vec::new() }
+    }
+
+    /// Where rows go.
+    pub(super) fn open(&mut self) -> &mut Groups {
+        &mut self.open
+    }
+
+    /// The only part, if there is only one and it is in memory.
+    pub(super) fn only(&self) -> Option<&Groups> {
+        (self.sealed.is_empty() && self.runs.is_empty()).then_some(&self.open)
+    }
+
+    /// Runs on disk, oldest first.
+    pub(super) fn runs(&self) -> &[Arc<Run>] {
+        &self.runs
+    }
+
+    /// Groups in memory; keys in several layers count several times.
+    pub(super) fn len(&self) -> usize {
+        self.open.len() + self.sealed.iter().map(|layer| layer.len()).sum::<usize>()
+    }
+
+    /// The layers in memory, oldest first; only between steps of merging.
+    fn layers(&self) -> impl Iterator<Item = &Groups> {
+        debug_assert_eq!(self.absorbed, 0, "half merged layers hold some groups twice");
+        self.sealed.iter().map(Arc::as_ref).chain([&self.open])
+    }
+
+    /// Closes the open layer. Gives all layers, which nobody changes while they are held.
+    pub(super) fn seal(&mut self, shape: &Shape) -> Result<Vec<Arc<Groups>>> {
+        self.finish_step()?;
+        if self.open.len() > 0 {
+            self.sealed.push(Arc::new(std::mem::replace(&mut self.open, shape.groups()?)));
+        }
+        Ok(self.sealed.clone())
+    }
+
+    /// Merges some groups of the layers, if nobody else holds them.
+    pub(super) fn absorb(&mut self, shape: &Shape) -> Result<()> {
+        let Some((base, rest)) = self.sealed.split_first_mut() else { return Ok(()) };
+        let Some(base) = Arc::get_mut(base) else { return Ok(()) };
+        match rest.first() {
+            Some(next) => {
+                let end = (self.absorbed + STEP).min(next.keys.id_bound() as u32);
+                base.merge_some(next, self.absorbed..end)?;
+                self.absorbed = end;
+                if end == next.keys.id_bound() as u32 {
+                    self.sealed.remove(1);
+                    self.absorbed = 0;
+                }
+            }
+            None if self.open.len() <= SMALL => {
+                base.merge(&self.open)?;
+                let base = self.sealed.pop().and_then(Arc::into_inner);
+                self.open = base.ok_or_else(|| OperatorError::internal("a layer of a slice is held twice"))?;
+            }
+            // What the open layer gets while this one is merged is the less, the faster merging is than rows come.
+            None => self.sealed.push(Arc::new(std::mem::replace(&mut self.open, shape.groups()?))),
+        }
+        Ok(())
+    }
+
+    /// Brings a merge that has begun to its end.
+    fn finish_step(&mut self) -> Result<()> {
+        if self.absorbed == 0 {
+            return Ok(());
+        }
+        let next = self.sealed.remove(1);
+        let base = Arc::get_mut(&mut self.sealed[0]);
+        let base = base.ok_or_else(|| OperatorError::internal("a layer of a slice is held while it is merged"))?;
+        base.merge_some(&next, self.absorbed..next.keys.id_bound() as u32)?;
+        self.absorbed = 0;
+        Ok(())
+    }
+
+    /// Adds all groups in memory to others.
+    pub(super) fn merge_into(&mut self, into: &mut Groups) -> Result<()> {
+        self.finish_step()?;
+        self.layers().filter(|layer| layer.len() > 0).try_for_each(|layer| into.merge(layer))
+    }
+
+    /// All groups in memory as one, without copying where that can be.
+    pub(super) fn into_groups(mut self, shape: &Shape) -> Result<Groups> {
+        self.finish_step()?;
+        let mut layers = std::mem::take(&mut self.sealed).into_iter();
+        let Some(first) = layers.next() else { return Ok(self.open) };
+        let mut base = match Arc::try_unwrap(first) {
+            Ok(base) => base,
+            Err(shared) => {
+                let mut base = shape.groups()?;
+                base.merge(&shared)?;
+                base
+            }
+        };
+        layers.try_for_each(|layer| base.merge(&layer))?;
+        base.merge(&self.open)?;
+        Ok(base)
+    }
+
+    /// Moves all groups in memory into a run.
+    pub(super) fn spill(&mut self, shape: &Shape, write: impl FnOnce(&[&Groups]) -> Result<Run>) -> Result<()> {
+        if self.len() == 0 {
+            return Ok(());
+        }
+        self.finish_step()?;
+        let layers: Vec<&Groups> = self.layers().filter(|layer| layer.len() > 0).collect();
+        self.runs.push(Arc::new(write(&layers)?));
+        (self.open, self.sealed) = (shape.groups()?, Vec::new());
+        Ok(())
+    }
+
+    /// Bytes in memory.
+    pub(super) fn size_bytes(&self) -> usize {
+        self.open.size_bytes() + self.sealed.iter().map(|layer| layer.size_bytes()).sum::<usize>()
+    }
+}
