@@ -54,6 +54,7 @@ impl Cuts<'_> {
     pub fn check_everywhere(&self, events: &[Event], from: &[u32], to: &[u32]) {
         let straight = self.straight(events);
         for before in from {
+            self.check_strains(events, &straight, *before);
             for place in 0..=events.len() {
                 for after in to {
                     self.check_place(events, &straight, place, (*before, *after));
@@ -64,12 +65,27 @@ impl Cuts<'_> {
 
     /// Cuts before the event `place`, at one parallelism before and one after.
     pub fn check_at(&self, events: &[Event], place: usize, parallelism: (u32, u32)) {
-        self.check_place(events, &self.straight(events), place, parallelism);
+        let straight = self.straight(events);
+        self.check_strains(events, &straight, parallelism.0);
+        self.check_place(events, &straight, place, parallelism);
     }
 
     fn straight(&self, events: &[Event]) -> Vec<Outcome> {
         let mut straight = Subtasks::new(self, 1);
         events.iter().map(|event| straight.feed(event)).collect()
+    }
+
+    /// The whole run uncut, with state on disk and with slow checkpoints.
+    fn check_strains(&self, events: &[Event], straight: &[Outcome], parallelism: u32) {
+        for strain in [Strain::Spilling, Strain::SlowCheckpoints] {
+            let mut strained = Subtasks::new(self, parallelism);
+            strained.strain = strain;
+            for (event, expected) in events.iter().zip(straight) {
+                let found = strained.feed(event);
+                found.compare(expected, parallelism == 1, &format!("{strain:?}, uncut, after {}", name(event)));
+                strained.put_under_strain();
+            }
+        }
     }
 
     fn check_place(&self, events: &[Event], straight: &[Outcome], place: usize, (before, after): (u32, u32)) {
@@ -85,8 +101,10 @@ impl Cuts<'_> {
             found.compare(expected, before == 1, &format!("uncut at parallelism {before}, after {}", name(event)));
         }
         let mut new = old.carry_over(after, input_watermark);
+        new.strain = [Strain::SlowCheckpoints, Strain::None, Strain::Spilling][place % 3];
         for (event, expected) in events.iter().zip(straight).skip(place) {
             let found = new.feed(event);
+            new.put_under_strain();
             let here = format!("cut before event {place}, parallelism {before} -> {after}, after {}", name(event));
             found.compare(expected, before == 1 && after == 1, &here);
         }
@@ -122,7 +140,7 @@ struct Channel {
 }
 
 /// What is done to subtasks besides.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, PartialEq, Debug)]
 enum Strain {
     None,
     Spilling,

@@ -1,7 +1,7 @@
 //! Windows that are cut by a checkpoint and go on, at any place, at any parallelism, in one phase and in two.
 
 use weir_operator_api::{Operator, OperatorContext, Output, Progress, Result, SplitEvent};
-use weir_state::StateTable;
+use weir_state::{FrozenTable, StateTable};
 use weir_testkit::{Cuts, Deal, Event, Recorder, events};
 
 use super::*;
@@ -61,8 +61,13 @@ impl Operator for TwoPhases {
         self.run(out, |local, sent| local.on_barrier(sent))
     }
 
-    fn snapshot(&mut self) -> Result<Vec<StateTable>> {
-        Ok(self.local.snapshot()?.into_iter().chain(self.last.snapshot()?).collect())
+    fn freeze(&mut self) -> Result<Vec<FrozenTable>> {
+        Ok(self.local.freeze()?.into_iter().chain(self.last.freeze()?).collect())
+    }
+
+    fn spill(&mut self) -> Result<()> {
+        self.local.spill()?;
+        self.last.spill()
     }
 
     /// Each part gets the tables of both, as the state of an operator may come.
