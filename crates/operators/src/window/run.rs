@@ -11,7 +11,7 @@ use super::{output::times, state};
 use crate::state_rows::Layout;
 
 /// Rows of one value, about: bounds the memory for reading it.
-const VALUE_ROWS: usize = if cfg!(test) { 2 } else { 64 * 1024 };
+const VALUE_ROWS: usize = if cfg!(test) { 1 } else { 64 * 1024 };
 
 /// One run; its values are deleted with it.
 #[derive(Debug)]

@@ -19,7 +19,7 @@ use super::run::Run;
 /// A layer with fewer groups is merged at once.
 const SMALL: usize = if cfg!(test) { 1 } else { 4096 };
 /// Groups merged with every batch: more than a batch can add, so that merging comes to an end.
-const STEP: u32 = if cfg!(test) { 2 } else { 32 * 1024 };
+const STEP: u32 = if cfg!(test) { 1 } else { 32 * 1024 };
 
 /// The groups of one slice.
 pub(super) struct Slice {
