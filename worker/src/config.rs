@@ -21,6 +21,8 @@ pub struct WorkerConfig {
     pub http: Option<SocketAddr>,
     /// Threads that process records, at least 1.
     pub data_threads: usize,
+    /// Memory for all it does, see [`crate::memory`]. **Units**: bytes.
+    pub memory_bytes: u64,
     /// Longest time that a source or sink may take to open.
     pub open_timeout: Duration,
     /// Longest wait between two attempts to reach the coordinator.
@@ -38,6 +40,7 @@ impl WorkerConfig {
             advertise: None,
             http: None,
             data_threads: std::thread::available_parallelism().map_or(2, usize::from),
+            memory_bytes: crate::memory::default_bytes(),
             open_timeout: Duration::from_secs(30),
             reconnect_wait_max: Duration::from_secs(5),
         }

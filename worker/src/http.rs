@@ -57,6 +57,13 @@ pub struct Scope<'a> {
     pub task: TaskKey,
 }
 
+/// Shows what the state of all tasks takes. **Units**: bytes.
+pub fn record_memory(used: usize, limit: usize, on_disk: u64) {
+    metrics::gauge!("weir_worker_stateMemoryUsedBytes").set(used as f64);
+    metrics::gauge!("weir_worker_stateMemoryMaxBytes").set(limit as f64);
+    metrics::gauge!("weir_worker_stateOnDiskBytes").set(on_disk as f64);
+}
+
 /// Shows the counters of one task under Flink's names.
 pub fn record(scope: Scope<'_>, counters: &TaskMetrics) {
     let (job, name) = (scope.job.to_string(), scope.job_name.to_owned());

@@ -6,6 +6,7 @@ pub mod agent;
 pub mod config;
 pub mod error;
 pub mod http;
+pub mod memory;
 
 pub mod exchange;
 pub mod input;

@@ -201,6 +201,9 @@ pub struct LocalOptions {
     /// Slots of the cluster: the sum over its jobs of their greatest parallelism.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     pub slots: u32,
+    /// Memory of the worker, such as 2GiB: state beyond it goes to disk. Default: half of the machine's.
+    #[arg(long, value_name = "SIZE", value_parser = memory)]
+    pub memory: Option<u64>,
     /// Directory of the cluster's files.
     #[arg(long, value_name = "DIR", default_value = ".weir/local")]
     pub data_dir: PathBuf,
@@ -218,6 +221,9 @@ pub struct LocalRunOptions {
     /// What it begins with.
     #[command(flatten)]
     pub restore: RestoreOptions,
+    /// Memory of the worker, such as 2GiB: state beyond it goes to disk. Default: half of the machine's.
+    #[arg(long, value_name = "SIZE", value_parser = memory)]
+    pub memory: Option<u64>,
     /// Where /metrics and /healthz are served meanwhile; nowhere by default.
     #[arg(long, value_name = "HOST:PORT")]
     pub http: Option<SocketAddr>,
@@ -252,9 +258,31 @@ pub struct WorkerOptions {
     /// Where /metrics and /healthz are served; port 0 takes a free one.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0")]
     pub http: SocketAddr,
+    /// Memory of the worker, such as 2GiB: state beyond it goes to disk. Default: half of the machine's.
+    #[arg(long, value_name = "SIZE", value_parser = memory)]
+    pub memory: Option<u64>,
     /// Directory of its files. Default: a temporary one, removed at the end.
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+}
+
+/// A size such as `512MiB` or `2GiB`; plain digits are bytes.
+fn memory(text: &str) -> Result<u64, String> {
+    let digits = text.find(|mark: char| !mark.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = (&text[..digits], text[digits..].trim().to_ascii_lowercase());
+    let scale = match unit.as_str() {
+        "" | "b" => 1,
+        "k" | "kb" | "kib" => 1 << 10,
+        "m" | "mb" | "mib" => 1 << 20,
+        "g" | "gb" | "gib" => 1 << 30,
+        _ => return Err("expected a size such as 512MiB or 2GiB".to_owned()),
+    };
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(scale));
+    let bytes = bytes.ok_or("expected a size such as 512MiB or 2GiB")?;
+    if bytes < weir_worker::memory::LEAST_BYTES {
+        return Err(format!("a worker needs at least {} MiB", weir_worker::memory::LEAST_BYTES >> 20));
+    }
+    Ok(bytes)
 }
 
 fn definition(text: &str) -> Result<(String, String), String> {
@@ -287,6 +315,14 @@ mod tests {
         assert_eq!(run.job.parallelism, Some(4));
         let definitions = [("events".to_owned(), "10".to_owned()), ("a".to_owned(), "b=c".to_owned())];
         assert_eq!(run.job.definitions, definitions);
+    }
+
+    #[test]
+    fn memory_is_a_size() {
+        assert_eq!((memory("2GiB"), memory("512mb"), memory("268435456")), (Ok(2 << 30), Ok(512 << 20), Ok(256 << 20)));
+        for wrong in ["", "2 XB", "-1", "1.5GiB", "100MiB", "99999999999999G"] {
+            assert!(memory(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

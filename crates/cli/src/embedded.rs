@@ -34,6 +34,8 @@ pub struct ClusterOptions {
     pub http: Option<SocketAddr>,
     /// Slots of its worker.
     pub slots: u32,
+    /// Memory of its worker; its default when absent. **Units**: bytes.
+    pub memory_bytes: Option<u64>,
     /// Directory of its files.
     pub data_dir: PathBuf,
     /// Renders the metrics of the process.
@@ -49,6 +51,7 @@ impl ClusterOptions {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             http: None,
             slots: core_count(),
+            memory_bytes: None,
             data_dir: data_dir.into(),
             metrics_render: None,
             at_shutdown: AtShutdown::Cancel,
@@ -125,7 +128,8 @@ impl Cluster {
         let (address, http_address) = (bound.local_addr(), bound.http_addr());
         let (shutdown_coordinator, shutdown_worker) = (CancellationToken::new(), CancellationToken::new());
         let coordinator = Part::start("coordinator", bound.serve(shutdown_coordinator.clone()));
-        let config = WorkerConfig::new(address.to_string(), options.slots, options.data_dir.join("worker"));
+        let mut config = WorkerConfig::new(address.to_string(), options.slots, options.data_dir.join("worker"));
+        config.memory_bytes = options.memory_bytes.unwrap_or(config.memory_bytes);
         let running = weir_worker::run(config, registry, Arc::clone(&clock), shutdown_worker.clone());
         let worker = Part::start("worker", running);
         let mut cluster = Cluster { address, http_address, shutdown_coordinator, shutdown_worker, coordinator, worker };

@@ -56,6 +56,7 @@ pub async fn local(options: LocalRunOptions) -> anyhow::Result<()> {
     // As many slots as any job may need: one process runs one job, and nobody waits for room.
     cluster_options.slots = PARALLELISM_MAX;
     cluster_options.http = options.http;
+    cluster_options.memory_bytes = options.memory;
     let mut cluster = Cluster::start(cluster_options).await?;
     let client = cluster.client().await?;
     let ended = tokio::select! {

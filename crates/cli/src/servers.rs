@@ -41,6 +41,7 @@ pub async fn worker(options: WorkerOptions) -> anyhow::Result<()> {
     let mut config = WorkerConfig::new(&options.coordinator, slots, data_dir.context("no data directory")?);
     config.listen = options.listen;
     config.http = Some(options.http);
+    config.memory_bytes = options.memory.unwrap_or(config.memory_bytes);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let running = weir_worker::run(config, weir_connectors::registry(), Arc::clone(&clock), shutdown.clone());
     tokio::spawn(announce(options.coordinator, clock, shutdown));
@@ -77,6 +78,7 @@ pub async fn local(options: LocalOptions) -> anyhow::Result<()> {
     cluster_options.listen = options.listen;
     cluster_options.http = Some(options.http);
     cluster_options.slots = options.slots;
+    cluster_options.memory_bytes = options.memory;
     cluster_options.at_shutdown = AtShutdown::Suspend;
     cluster_options.metrics_render = Some(metrics_render());
     let mut cluster = Cluster::start(cluster_options).await?;

@@ -79,6 +79,11 @@ impl MemoryShare {
         self.own = bytes;
     }
 
+    /// How long a source of this worker waits before its next batch.
+    pub fn pause(&self) -> Option<Duration> {
+        self.budget.pause()
+    }
+
     /// Whether this task is to put state on disk now.
     pub fn must_spill(&self) -> bool {
         let budget = &self.budget;

@@ -327,6 +327,9 @@ impl Attempts {
 
     /// The counters of all tasks; shown on `/metrics` too.
     pub(crate) fn counters(&self) -> Vec<v1::TaskReport> {
+        let environment = &self.worker.environment;
+        let budget = &environment.budget;
+        http::record_memory(budget.used(), budget.limit(), environment.stores.size_bytes());
         let mut reports = Vec::new();
         for (key, attempt) in &self.live {
             for (task, counters) in &attempt.counters {

@@ -19,6 +19,7 @@ use tonic::transport::server::TcpIncoming;
 use weir_core::key_hash::mix;
 use weir_core::{Clock, WorkerId};
 use weir_operator_api::Registry;
+use weir_state::{MemoryBudget, StateStores};
 
 pub(crate) use self::attempt::Attempts;
 pub(crate) use self::reports::Reporter;
@@ -26,9 +27,9 @@ use crate::config::WorkerConfig;
 use crate::error::WorkerError;
 use crate::exchange::transport::{CONNECTION_WINDOW_BYTES, HTTP_FRAME_BYTES_MAX, STREAM_WINDOW_BYTES};
 use crate::exchange::{Inbox, TonicTransport, Transport};
-use crate::http;
 use crate::snapshot::Stores;
 use crate::task::build::Environment;
+use crate::{http, memory};
 
 /// Longest time that data threads get to end at a shutdown; tasks have ended before.
 const THREADS_END: Duration = Duration::from_secs(2);
@@ -77,6 +78,7 @@ pub async fn run(
     };
     let threads = data_threads(config.data_threads)?;
     let stores = Stores::of_process(Arc::clone(&clock));
+    let memory = memory::divide(config.memory_bytes);
     let worker = Worker {
         id: worker_id(clock.as_ref(), address),
         environment: Environment {
@@ -85,6 +87,8 @@ pub async fn run(
             clock,
             control: Handle::current(),
             open_timeout: config.open_timeout,
+            budget: MemoryBudget::new(memory.tables),
+            stores: StateStores::on_disk(config.data_dir.join("state"), memory.store),
         },
         inbox: Inbox::default(),
         transport: Arc::new(TonicTransport),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use weir_checkpoint::SplitState;
 use weir_core::{CheckpointId, EventTime, OperatorUid, SubtaskIndex, Value};
 use weir_operator_api::OperatorMetrics;
-use weir_state::StateTable;
+use weir_state::FrozenTable;
 
 /// State of one operator of a chain at a barrier.
 #[derive(Clone, Debug)]
@@ -25,7 +25,7 @@ pub struct OperatorSnapshot {
     /// Counts that go on after a restore.
     pub counters: BTreeMap<String, u64>,
     /// Rows of state.
-    pub tables: Vec<StateTable>,
+    pub tables: Vec<FrozenTable>,
     /// Places in splits, of a source.
     pub splits: Vec<SplitState>,
     /// What a sink needs to go on.

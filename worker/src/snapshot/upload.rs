@@ -15,8 +15,10 @@ use weir_checkpoint::{
 };
 use weir_core::random::SplitMix64;
 use weir_core::{CheckpointId, Clock, FencingToken, JobId};
+use weir_operator_api::OperatorError;
 use weir_proto::v1;
 use weir_state::StateScope;
+use weir_state::state_table::FreezeError;
 
 use super::encode::{append, of_store};
 use super::stores::Stores;
@@ -221,7 +223,11 @@ fn encode_all(snapshot: TaskSnapshot) -> Result<Encoded, TaskError> {
     for operator in snapshot.operators {
         let mut sections = Vec::with_capacity(operator.tables.len());
         for table in &operator.tables {
-            let appended = append(table, &mut object);
+            let unreadable =
+                |error: FreezeError| OperatorError::internal("state cannot be put together").because(error);
+            let table =
+                table.clone().resolve().map_err(|error| TaskError::of_operator(&operator.uid, &unreadable(error)))?;
+            let appended = append(&table, &mut object);
             sections.push(appended.map_err(|error| TaskError { operator: Some(operator.uid.clone()), ..error })?);
         }
         operators.push(EncodedOperator { state: without_sections(operator), sections });

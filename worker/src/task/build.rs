@@ -15,6 +15,8 @@ use weir_operator_api::{
     Operator, OperatorContext, OperatorError, ReaderContext, Registry, SinkContext, SinkWriter, SourceReader, Split,
 };
 
+use weir_state::{MemoryBudget, StateStores};
+
 use super::chain::{Body, Chain};
 use super::counters::{TaskCounters, TaskKey};
 use super::runner::{Cuts, Runner, Sink};
@@ -49,6 +51,10 @@ pub struct Environment {
     pub control: Handle,
     /// Longest time that a reader or writer may take to open.
     pub open_timeout: Duration,
+    /// Memory for the state of all tasks.
+    pub budget: Arc<MemoryBudget>,
+    /// Where state goes that does not fit.
+    pub stores: StateStores,
 }
 
 /// Everything a task is built from.
@@ -199,6 +205,7 @@ impl TaskParts {
             output: planned.output.clone(),
             batch_rows: self.plan.options.batch_rows,
             clock: self.environment.clock.clone(),
+            stores: self.environment.stores.clone(),
         }
     }
 
@@ -265,6 +272,8 @@ impl TaskParts {
             state_due: clock.monotonic(),
             cuts: self.cuts,
             freeze: Duration::ZERO,
+            memory: self.environment.budget.share(),
+            spill_after: Duration::ZERO,
             clock,
         };
         Built { runner, head }

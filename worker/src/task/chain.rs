@@ -252,6 +252,21 @@ impl Chain {
         self.nodes.iter().map(of).sum()
     }
 
+    /// Puts the state of operators on disk where they can. Nothing may be unfinished.
+    ///
+    /// **Errors**: the first; the state is still whole.
+    pub fn spill(&mut self) -> Result<(), TaskError> {
+        let mut result = Ok(());
+        for node in &mut self.nodes {
+            if let Body::Operator(Some(operator)) = &mut node.body
+                && let Err(error) = operator.spill()
+            {
+                result = result.and(Err(TaskError::of_operator(&node.uid, &error)));
+            }
+        }
+        result
+    }
+
     fn check(&mut self) -> Result<(), TaskError> {
         self.error.take().map_or(Ok(()), Err)
     }
@@ -365,7 +380,7 @@ impl Chain {
         let node = &mut self.nodes[index];
         let mut snapshot = node.snapshot(subtask, false);
         if let Body::Operator(Some(operator)) = &mut node.body {
-            match operator.snapshot() {
+            match operator.freeze() {
                 Ok(tables) => snapshot.tables = tables,
                 Err(error) => {
                     let error = TaskError::of_operator(&node.uid, &error);

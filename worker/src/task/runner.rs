@@ -10,6 +10,7 @@ use futures::FutureExt;
 use weir_checkpoint::SplitState;
 use weir_core::{CheckpointId, Clock, EdgeId, OperatorUid, Value};
 use weir_operator_api::{Committable, Cut, PreparedOutput, SinkReport, SinkWriter};
+use weir_state::{FrozenTable, MemoryShare};
 
 use super::chain::{Chain, Pending};
 use super::counters::{Doing, TaskCounters};
@@ -18,7 +19,9 @@ use crate::output::EdgeWriter;
 use crate::snapshot::{OperatorSnapshot, TaskSnapshot};
 
 /// How often the size of the state is asked for.
-const STATE_INTERVAL: Duration = Duration::from_millis(500);
+const STATE_INTERVAL: Duration = Duration::from_millis(20);
+/// After the state store failed, state stays in memory for so long before it is tried again.
+const SPILL_AGAIN: Duration = Duration::from_secs(10);
 
 /// One open sink of a task.
 pub struct Sink {
@@ -76,6 +79,10 @@ pub struct Runner {
     pub cuts: Option<Arc<dyn Cuts>>,
     /// How long sinks took at the cut at hand.
     pub freeze: Duration,
+    /// What the task holds of the worker's memory.
+    pub memory: MemoryShare,
+    /// Not before this is state put on disk.
+    pub spill_after: Duration,
 }
 
 impl Runner {
@@ -134,8 +141,27 @@ impl Runner {
         let now = self.clock.monotonic();
         if now >= self.state_due {
             self.state_due = now + STATE_INTERVAL;
-            self.counters.state_bytes.store(self.chain.state_bytes() as u64, Relaxed);
+            self.measure_state();
+            if self.memory.must_spill() && now >= self.spill_after {
+                self.spill(now);
+            }
         }
+    }
+
+    fn measure_state(&mut self) {
+        let bytes = self.chain.state_bytes();
+        self.memory.set(bytes);
+        self.counters.state_bytes.store(bytes as u64, Relaxed);
+    }
+
+    /// Puts state on disk. When that fails nothing is lost, the state stays where it is: sources slow down, and it is
+    /// tried again.
+    fn spill(&mut self, now: Duration) {
+        if let Err(error) = self.chain.spill() {
+            tracing::warn!("state stays in memory, and sources slow down: {error}");
+            self.spill_after = now + SPILL_AGAIN;
+        }
+        self.measure_state();
     }
 
     /// When [`Runner::flush_due`] has something to do, if nothing else happens before.
@@ -193,7 +219,7 @@ impl Runner {
         for sink in &mut self.sinks {
             let prepared = sink.prepared.take();
             if let (Some(operator), Some(prepared)) = (operators.get_mut(sink.node), prepared) {
-                operator.tables = prepared.tables;
+                operator.tables = prepared.tables.into_iter().map(FrozenTable::from).collect();
                 operator.sink_states = prepared.values;
                 operator.committables = sink.uncommitted.iter().map(|(_, item)| item.clone()).collect();
             }
@@ -234,7 +260,7 @@ impl Runner {
                 |description: &Value| Committable { sink: sink.clone(), subtask, description: description.clone() };
             prepared.committables.extend(operator.committables.iter().map(committable));
             operator.sink_states = output.values;
-            operator.tables = output.tables;
+            operator.tables = output.tables.into_iter().map(FrozenTable::from).collect();
             prepared.totals.push((uid.clone(), writer.report()));
         }
         Ok(prepared)

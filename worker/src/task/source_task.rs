@@ -54,6 +54,10 @@ pub async fn run(
         if is_over {
             break StopMode::NoDrain;
         }
+        if let Some(pause) = runner.memory.pause() {
+            let pause = runner.clock.sleep(pause);
+            runner.counters.watch(Doing::BackPressured, pause).await;
+        }
         let event = match next(runner, source, (&mut *stop, &mut *orders), &mut waited).await? {
             Next::Event(event) => event,
             Next::Order(order) if obey(runner, source, order).await? => break StopMode::NoDrain,
