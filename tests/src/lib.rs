@@ -98,6 +98,24 @@ impl Process {
         Process { child, first_line }
     }
 
+    /// Starts a process that says nothing.
+    pub fn spawn(mut command: Command) -> Process {
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("weir starts");
+        Process { child, first_line: String::new() }
+    }
+
+    /// Whether it is over.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("weir can be waited for").is_some()
+    }
+
+    /// The most memory it has held, in MiB; 0 when it is over.
+    pub fn peak_memory_mib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or_default();
+        line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) / 1024
+    }
+
     /// The last word of the first line: the address it listens on.
     pub fn address(&self) -> String {
         self.first_line.rsplit(' ').next().expect("a line has words").to_owned()

@@ -1,0 +1,39 @@
+//! State that is several times as large as a worker's memory: the same results, in bounded memory.
+
+use std::time::Duration;
+
+use weir_tests::{Process, command, defining, root};
+
+/// Keys of the job: three of fifty events are auctions, each with an id of its own.
+const EVENTS: &str = "100000000";
+
+/// Runs the job; its sink's totals, and the most memory it held, in MiB.
+fn run(memory: &str) -> (String, u64) {
+    let directory = tempfile::tempdir().expect("a directory for the job");
+    let job = directory.path().join("job.yaml");
+    let file = root().join("crates/bench/jobs/keys_10m.yaml");
+    let text = std::fs::read_to_string(file).expect("the bench has the job");
+    std::fs::write(&job, text.replace("kind: blackhole", "kind: hash")).expect("the job can be written");
+    let summary = directory.path().join("summary.json");
+    let (job, summary_path) = (job.display().to_string(), summary.display().to_string());
+    let arguments = ["local", "run", &job, "-p", "2", "--memory", memory, "--summary", &summary_path];
+    let mut process = Process::spawn(defining(command(&arguments), &[("events", EVENTS)]));
+    let mut most = 0;
+    while !process.has_ended() {
+        most = most.max(process.peak_memory_mib());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(process.wait(), "the job finishes");
+    let summary = std::fs::read_to_string(&summary).expect("a summary is written");
+    let totals = summary.lines().filter(|line| line.contains("\"hash_")).map(str::trim).collect::<Vec<_>>();
+    assert!(!totals.is_empty(), "the sink tells its totals: {summary}");
+    (totals.join(" "), most)
+}
+
+#[test]
+fn windows_larger_than_memory_give_the_same_results_in_bounded_memory() {
+    let (expected, in_memory) = run("8GiB");
+    let (found, on_disk) = run("128MiB");
+    assert_eq!(found, expected);
+    assert!(on_disk < in_memory * 3 / 4, "{on_disk} MiB with 128 MiB of memory, {in_memory} MiB with plenty");
+}
