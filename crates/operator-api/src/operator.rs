@@ -155,7 +155,8 @@ pub trait Operator: Send {
         Ok(())
     }
 
-    /// Takes back the state of a checkpoint, before any input. Keyed tables hold the rows of this subtask's key groups
+    /// Takes back the state of a checkpoint, before any input; in one call or, when there is much of it, in several: the
+    /// first has all shared tables, each has some rows of the keyed ones. [`Operator::spill`] may come in between. Keyed tables hold the rows of this subtask's key groups
     /// and no others, whichever subtasks had them; shared tables hold the rows of all subtasks. `watermark` is the
     /// input watermark at the barrier (the least over subtasks): what it closed then is closed, and does not fire again.
     ///

@@ -320,7 +320,12 @@ impl<'a> Subtasks<'a> {
         for (subtask, runner) in new.runners.iter_mut().enumerate() {
             let owned = KeyGroupRange::of_subtask(subtask as u32, parallelism, count);
             let own = tables.values().map(|pieces| own_rows(pieces, owned)).collect();
-            runner.restore(own, input_watermark).expect("restore succeeds");
+            for part in in_parts(own) {
+                runner.restore(part, input_watermark).expect("restore succeeds");
+                if self.strain == Strain::Spilling {
+                    runner.operator().spill().expect("spill succeeds");
+                }
+            }
         }
         let floor = self.channels.iter().map(|channel| channel.watermark).min().unwrap_or(EventTime::MIN);
         new.channels.iter_mut().for_each(|channel| channel.watermark = floor);
@@ -383,6 +388,23 @@ fn check_table(table: &StateTable, owned: KeyGroupRange) {
             assert!(groups.values().iter().all(is_owned), "table '{name}' has key groups beyond {owned:?}: {groups:?}");
         }
     }
+}
+
+/// The calls of `restore`: everything of shared tables and the first rows of keyed ones, then the other rows.
+fn in_parts(tables: Vec<StateTable>) -> Vec<Vec<StateTable>> {
+    let calls = tables.iter().filter(|table| table.scope == StateScope::Keyed).map(|table| table.batches.len());
+    let part = |call: usize| {
+        let piece = |table: &StateTable| match table.scope {
+            StateScope::Shared => (call == 0).then(|| table.clone()),
+            StateScope::Keyed if call == 0 || call < table.batches.len() => {
+                let batches = table.batches.iter().skip(call).take(1).cloned().collect();
+                Some(StateTable { batches, ..table.clone() })
+            }
+            StateScope::Keyed => None,
+        };
+        tables.iter().filter_map(piece).collect()
+    };
+    (0..calls.max().unwrap_or(0).max(1)).map(part).collect()
 }
 
 /// The rows that a new subtask gets of one table.
