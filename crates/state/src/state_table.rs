@@ -93,6 +93,9 @@ pub enum FrozenPiece {
     Ready(RecordBatch),
     /// Rows that are put together, or read from disk, when they are written; the same rows at every call.
     Later(LaterRows),
+    /// As [`FrozenPiece::Later`], of rows that have a number: whenever one operator gives this number again, for this
+    /// table, it means the same rows, so that what was written once need not be written again.
+    Numbered(u64, LaterRows),
 }
 
 /// Puts frozen rows together.
@@ -103,6 +106,7 @@ impl std::fmt::Debug for FrozenPiece {
         match self {
             FrozenPiece::Ready(rows) => f.debug_tuple("Ready").field(&rows.num_rows()).finish(),
             FrozenPiece::Later(_) => f.write_str("Later"),
+            FrozenPiece::Numbered(number, _) => f.debug_tuple("Numbered").field(number).finish(),
         }
     }
 }
@@ -114,7 +118,15 @@ impl FrozenPiece {
     pub fn batches(&self) -> Result<Vec<RecordBatch>, FreezeError> {
         match self {
             FrozenPiece::Ready(rows) => Ok(vec![rows.clone()]),
-            FrozenPiece::Later(rows) => rows(),
+            FrozenPiece::Later(rows) | FrozenPiece::Numbered(_, rows) => rows(),
+        }
+    }
+
+    /// The number of the rows, if they have one.
+    pub fn number(&self) -> Option<u64> {
+        match self {
+            FrozenPiece::Numbered(number, _) => Some(*number),
+            FrozenPiece::Ready(_) | FrozenPiece::Later(_) => None,
         }
     }
 }

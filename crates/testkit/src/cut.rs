@@ -77,7 +77,7 @@ impl Cuts<'_> {
 
     /// The whole run uncut, with state on disk and with slow checkpoints.
     fn check_strains(&self, events: &[Event], straight: &[Outcome], parallelism: u32) {
-        for strain in [Strain::Spilling, Strain::SlowCheckpoints] {
+        for strain in [Strain::Spilling, Strain::SlowCheckpoints, Strain::Both] {
             let mut strained = Subtasks::new(self, parallelism);
             strained.strain = strain;
             for (event, expected) in events.iter().zip(straight) {
@@ -145,6 +145,7 @@ enum Strain {
     None,
     Spilling,
     SlowCheckpoints,
+    Both,
 }
 
 /// A checkpoint that is being written slowly: the tables, and what their rows were when it was taken.
@@ -161,6 +162,8 @@ const SLOW_EVENTS: usize = 2;
 /// The subtasks of one operator.
 struct Subtasks<'a> {
     strain: Strain,
+    /// By subtask, table and number: the rows that were given under it.
+    numbered: BTreeMap<(usize, String, u64), Vec<String>>,
     held: Vec<Held>,
     strained_events: usize,
     cuts: &'a Cuts<'a>,
@@ -186,6 +189,7 @@ impl<'a> Subtasks<'a> {
         };
         Subtasks {
             strain: Strain::None,
+            numbered: BTreeMap::new(),
             held: Vec::new(),
             strained_events: 0,
             cuts,
@@ -219,16 +223,17 @@ impl<'a> Subtasks<'a> {
         done.iter().for_each(Held::check);
         self.strained_events += 1;
         let is_time = self.strained_events % (2 * SLOW_EVENTS) == 1;
-        for runner in &mut self.runners {
-            match self.strain {
-                Strain::SlowCheckpoints if !is_time => {}
-                Strain::None => {}
-                Strain::Spilling => runner.operator().spill().expect("spill succeeds"),
-                Strain::SlowCheckpoints => {
-                    let tables = runner.operator().freeze().expect("freeze succeeds");
-                    let rows = tables.iter().map(printed).collect();
-                    self.held.push(Held { tables, rows, left: SLOW_EVENTS });
-                }
+        let is_between = self.strained_events % (2 * SLOW_EVENTS) == 3;
+        for (subtask, runner) in self.runners.iter_mut().enumerate() {
+            // Both never happen after the same event, so that checkpoints find state in memory and on disk.
+            if matches!(self.strain, Strain::SlowCheckpoints | Strain::Both) && is_time {
+                let tables = runner.operator().freeze().expect("freeze succeeds");
+                let rows = tables.iter().map(printed).collect();
+                check_numbers(&mut self.numbered, subtask, &tables);
+                self.held.push(Held { tables, rows, left: SLOW_EVENTS });
+            }
+            if self.strain == Strain::Spilling || self.strain == Strain::Both && is_between {
+                runner.operator().spill().expect("spill succeeds");
             }
         }
     }
@@ -347,6 +352,18 @@ impl Held {
     fn check(&self) {
         let rows: Vec<_> = self.tables.iter().map(printed).collect();
         assert_eq!(rows, self.rows, "a checkpoint that is being written changes");
+    }
+}
+
+/// The same number means the same rows.
+fn check_numbers(known: &mut BTreeMap<(usize, String, u64), Vec<String>>, subtask: usize, tables: &[FrozenTable]) {
+    for table in tables {
+        for (number, piece) in table.pieces.iter().filter_map(|piece| Some((piece.number()?, piece))) {
+            let batches = piece.batches().expect("frozen state can be read");
+            let rows: Vec<String> = batches.iter().flat_map(print_rows).collect();
+            let before = known.entry((subtask, table.name.clone(), number)).or_insert_with(|| rows.clone());
+            assert_eq!(*before, rows, "number {number} of table '{}' means other rows now", table.name);
+        }
     }
 }
 

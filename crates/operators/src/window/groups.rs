@@ -31,7 +31,7 @@ impl Shape {
     }
 
     pub(crate) fn groups(&self) -> Result<Groups> {
-        Ok(Groups { keys: self.key_table()?, accumulators: self.accumulators()? })
+        Ok(Groups { keys: self.key_table()?, accumulators: self.accumulators()?, pieces: Vec::new() })
     }
 }
 
@@ -105,14 +105,58 @@ impl Accumulators {
 pub(crate) struct Groups {
     pub(crate) keys: KeyTable,
     pub(crate) accumulators: Accumulators,
+    /// By piece of ids: the number of its content.
+    pieces: Vec<Piece>,
 }
+
+/// Content of some ids in a row.
+#[derive(Clone, Copy, Default)]
+struct Piece {
+    number: u64,
+    /// Something changed since it got its number, or it has none.
+    has_changed: bool,
+}
+
+/// Ids of one piece: `1 << PIECE_BITS`.
+const PIECE_BITS: u32 = if cfg!(test) { 1 } else { 17 };
 
 impl Groups {
     /// Adds rows; `ids` becomes the group of each.
     pub(crate) fn add(&mut self, rows: &Rows, ids: &mut Vec<u32>) -> Result<()> {
         self.keys.intern(&rows.keys, &rows.hashes, ids)?;
         self.accumulators.resize(self.keys.id_bound());
+        self.mark(ids);
         self.accumulators.update(ids, rows)
+    }
+
+    /// Notes which pieces change.
+    fn mark(&mut self, ids: &[u32]) {
+        let count = self.keys.id_bound().div_ceil(1 << PIECE_BITS);
+        if self.pieces.len() < count {
+            self.pieces.resize(count, Piece::default());
+        }
+        if let [only] = &mut self.pieces[..] {
+            only.has_changed = true;
+            return;
+        }
+        ids.iter().for_each(|id| self.pieces[(id >> PIECE_BITS) as usize].has_changed = true);
+    }
+
+    /// Gives a number of its own to the content of every piece that has changed.
+    pub(crate) fn number_pieces(&mut self, next: &mut u64) {
+        for piece in self.pieces.iter_mut().filter(|piece| piece.has_changed) {
+            *piece = Piece { number: *next, has_changed: false };
+            *next += 1;
+        }
+    }
+
+    /// The numbers of all pieces with their ids; right after [`Groups::number_pieces`].
+    pub(crate) fn numbered_pieces(&self) -> impl Iterator<Item = (u64, std::ops::Range<u32>)> {
+        let end = self.keys.id_bound() as u32;
+        self.pieces.iter().enumerate().map(move |(index, piece)| {
+            let start = (index as u32) << PIECE_BITS;
+            (piece.number, start..end.min(start + (1 << PIECE_BITS)))
+        })
     }
 
     /// Adds all of other groups of the same shape.
@@ -128,6 +172,7 @@ impl Groups {
             from.extend(start..some.end.min(start + MERGE_ROWS as u32));
             self.keys.intern_table(&other.keys, &from, &mut ids);
             self.accumulators.resize(self.keys.id_bound());
+            self.mark(&ids);
             self.accumulators.merge(&ids, &other.accumulators, &from)?;
         }
         Ok(())
@@ -148,6 +193,7 @@ impl Groups {
     pub(crate) fn clear(&mut self) {
         self.keys.clear();
         self.accumulators.clear();
+        self.pieces.clear();
     }
 
     pub(crate) fn size_bytes(&self) -> usize {

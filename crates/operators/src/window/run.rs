@@ -71,6 +71,11 @@ impl Run {
         Ok(run)
     }
 
+    /// Its number: no other run of the operator, and nothing else it numbers, has the same.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
     /// The key groups that have rows here, in order.
     pub(super) fn key_groups(&self) -> impl Iterator<Item = u32> {
         self.groups.iter().map(|(group, _)| *group)

@@ -61,9 +61,12 @@ impl Slice {
         self.sealed.iter().map(Arc::as_ref).chain([&self.open])
     }
 
-    /// Closes the open layer. Gives all layers, which nobody changes while they are held.
-    pub(super) fn seal(&mut self, shape: &Shape) -> Result<Vec<Arc<Groups>>> {
+    /// Closes the open layer. Gives all layers, which nobody changes while they are held, their pieces numbered.
+    pub(super) fn seal(&mut self, shape: &Shape, next_number: &mut u64) -> Result<Vec<Arc<Groups>>> {
         self.finish_step()?;
+        // A layer that is held by others has not changed since it was numbered.
+        self.sealed.iter_mut().filter_map(Arc::get_mut).for_each(|layer| layer.number_pieces(next_number));
+        self.open.number_pieces(next_number);
         if self.open.len() > 0 {
             self.sealed.push(Arc::new(std::mem::replace(&mut self.open, shape.groups()?)));
         }

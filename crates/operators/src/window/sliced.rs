@@ -54,7 +54,8 @@ pub(crate) struct Sliced {
     rows_layout: SliceRowsLayout,
     /// Where slices go that memory does not hold, from the first on.
     space: Option<StateSpace>,
-    next_run: u64,
+    /// Numbers runs, and what checkpoints hold of layers.
+    next_number: u64,
     /// Windows that have rows and have not fired, by end.
     pending: BTreeSet<(i64, i64)>,
     pub(super) watermark: i64,
@@ -111,7 +112,7 @@ impl Sliced {
             reader,
             slices: BTreeMap::new(),
             space: None,
-            next_run: 0,
+            next_number: 0,
             pending: BTreeSet::new(),
             watermark: i64::MIN,
             firing: None,
@@ -260,8 +261,8 @@ impl Sliced {
             None => self.space.insert(self.options.stores.space()?).clone(),
         };
         let Some(slice) = self.slices.get_mut(&slice_start) else { return Ok(()) };
-        self.next_run += 1;
-        let (layout, number) = (&self.rows_layout, self.next_run);
+        let (layout, number) = (&self.rows_layout, self.next_number);
+        self.next_number += 1;
         slice.spill(&self.shape, |layers| Run::write((space, number), layout, slice_start, layers))
     }
 
@@ -394,8 +395,9 @@ impl Operator for Sliced {
         for (start, slice) in &mut self.slices {
             pieces.extend(slice.runs().iter().map(|run| frozen_run(run.clone())));
             if self.options.allowed_lateness == 0 && slice.len() >= SEAL_GROUPS_MIN {
-                let layers = slice.seal(&self.shape)?.into_iter();
-                pieces.extend(layers.map(|layer| frozen_layer(layer, self.rows_layout.clone(), *start)));
+                for layer in slice.seal(&self.shape, &mut self.next_number)? {
+                    pieces.extend(frozen_layer(&layer, &self.rows_layout, *start));
+                }
                 continue;
             }
             let mut copied = self.shape.groups()?;
@@ -455,18 +457,24 @@ impl Operator for Sliced {
     }
 }
 
-/// A layer that is read beside the stream.
-fn frozen_layer(layer: Arc<Groups>, layout: SliceRowsLayout, slice_start: i64) -> FrozenPiece {
-    FrozenPiece::Later(Arc::new(move || {
-        let rows = layer.id_pieces(BATCH_ROWS).map(|ids| layout.rows(&layer, &ids, slice_start));
-        Ok(rows.collect::<Result<_>>()?)
-    }))
+/// The pieces of a layer, which are put together beside the stream.
+fn frozen_layer<'a>(
+    layer: &'a Arc<Groups>,
+    layout: &'a SliceRowsLayout,
+    slice_start: i64,
+) -> impl Iterator<Item = FrozenPiece> + 'a {
+    layer.numbered_pieces().map(move |(number, ids)| {
+        let (layer, layout) = (layer.clone(), layout.clone());
+        let rows = move || Ok(vec![layout.rows(&layer, &ids.clone().collect::<Vec<_>>(), slice_start)?]);
+        FrozenPiece::Numbered(number, Arc::new(rows))
+    })
 }
 
-/// A run that is read beside the stream; it stays on disk as long.
+/// A run, which is read beside the stream; it stays on disk as long.
 fn frozen_run(run: Arc<Run>) -> FrozenPiece {
-    FrozenPiece::Later(Arc::new(move || {
-        let rows = run.key_groups().flat_map(|group| run.read(group));
-        Ok(rows.collect::<Result<_>>()?)
-    }))
+    let rows = {
+        let run = run.clone();
+        move || Ok(run.key_groups().flat_map(|group| run.read(group)).collect::<Result<_>>()?)
+    };
+    FrozenPiece::Numbered(run.number(), Arc::new(rows))
 }
