@@ -1,12 +1,15 @@
 //! From the references in an order to restore to the rows and values that operators take back: fetched on the control
 //! threads, verified by the store, cut to the task's key groups. Anything missing or damaged ends the task with the
 //! name of the object; nothing is skipped.
+//!
+//! Keyed rows of operators come one section after the other, so that state larger than memory can be taken back.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use futures::stream::{self, StreamExt, TryStreamExt};
-use weir_checkpoint::{CheckpointStore, SubtaskState, TableScope, TaskState};
+use futures::stream::{self, Stream, StreamExt, TryStreamExt};
+use tokio::runtime::Handle;
+use weir_checkpoint::{CheckpointStore, SectionRef, SubtaskState, TableScope, TaskState};
 use weir_core::{EventTime, KeyGroupRange, OperatorUid, SubtaskIndex};
 use weir_operator_api::SinkState;
 use weir_state::{StateScope, StateTable};
@@ -17,7 +20,7 @@ use crate::error::TaskError;
 /// Sections of one task that are fetched at once.
 const FETCHES_MAX: usize = 4;
 
-/// What one operator takes back.
+/// What one operator takes back at once.
 #[derive(Clone, Debug)]
 pub struct RestoredOperator {
     /// Least input watermark of the old subtasks.
@@ -32,28 +35,104 @@ pub struct RestoredOperator {
     pub sinks: Vec<SinkState>,
 }
 
-/// What the operators of one task take back, by their names in the state.
+/// What the operators of one task take back at once, by their names in the state.
 pub type RestoredTask = BTreeMap<OperatorUid, RestoredOperator>;
 
-/// Fetches everything that a task takes back.
+/// How an operator gets its keyed rows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KeyedRows {
+    /// One section after the other, behind everything else.
+    Follow,
+    /// With everything else.
+    AtOnce,
+    /// They are another operator's.
+    NotHere,
+}
+
+/// Keyed rows that follow.
+#[derive(Clone, Debug)]
+pub struct KeyedSection {
+    operator: OperatorUid,
+    table: String,
+    version: u32,
+    section: SectionRef,
+}
+
+/// Fetches what a task takes back at once, and lists the keyed rows that follow.
 ///
 /// **Errors**: an object that is missing, damaged or unreadable, by name.
-pub async fn fetch(
+pub async fn begin(
     state: TaskState,
     store: Arc<dyn CheckpointStore>,
     range: KeyGroupRange,
-) -> Result<RestoredTask, TaskError> {
+    keyed_rows: BTreeMap<OperatorUid, KeyedRows>,
+) -> Result<(RestoredTask, Vec<KeyedSection>), TaskError> {
     let mut by_operator: BTreeMap<OperatorUid, Vec<SubtaskState>> = BTreeMap::new();
     for operator in state.operators {
         by_operator.entry(operator.uid).or_default().push(operator.state);
     }
-    let mut restored = RestoredTask::new();
-    for (id, givers) in by_operator {
+    let (mut restored, mut follow) = (RestoredTask::new(), Vec::new());
+    for (id, mut givers) in by_operator {
+        let how = keyed_rows.get(&id).copied().unwrap_or(KeyedRows::AtOnce);
+        if how != KeyedRows::AtOnce {
+            for table in givers.iter_mut().flat_map(|giver| &mut giver.tables) {
+                if table.scope == TableScope::Keyed {
+                    let sections = std::mem::take(&mut table.sections).into_iter();
+                    let own = sections.filter(|section| section.intersects(range.start, range.end));
+                    let (operator, name, version) = (&id, &table.name, table.version);
+                    follow.extend(own.filter(|_| how == KeyedRows::Follow).map(|section| KeyedSection {
+                        operator: operator.clone(),
+                        table: name.clone(),
+                        version,
+                        section,
+                    }));
+                }
+            }
+        }
         let operator = fetch_operator(givers, &store, range).await;
         let operator = operator.map_err(|error| TaskError { operator: Some(id.clone()), ..error })?;
         restored.insert(id, operator);
     }
-    Ok(restored)
+    Ok((restored, follow))
+}
+
+/// The keyed rows, section by section, some of which are fetched ahead on the threads of `control`.
+pub fn keyed_rows(
+    sections: Vec<KeyedSection>,
+    store: Arc<dyn CheckpointStore>,
+    range: KeyGroupRange,
+    control: Handle,
+) -> impl Stream<Item = Result<(OperatorUid, StateTable), TaskError>> {
+    let fetched = stream::iter(sections).map(move |KeyedSection { operator, table, version, section }| {
+        let store = Arc::clone(&store);
+        let fetching = control.spawn(async move { fetch_rows(&store, &table, version, section, range).await });
+        async move {
+            let rows = match fetching.await {
+                Ok(rows) => rows,
+                Err(error) => match error.try_into_panic() {
+                    Ok(payload) => Err(TaskError::panic(payload.as_ref())),
+                    Err(_) => Err(TaskError::external(crate::error::OPEN_TIMEOUT, "the worker is shutting down")),
+                },
+            };
+            match rows {
+                Ok(table) => Ok((operator, table)),
+                Err(error) => Err(TaskError { operator: Some(operator), ..error }),
+            }
+        }
+    });
+    fetched.buffered(FETCHES_MAX)
+}
+
+async fn fetch_rows(
+    store: &Arc<dyn CheckpointStore>,
+    table: &str,
+    version: u32,
+    section: SectionRef,
+    range: KeyGroupRange,
+) -> Result<StateTable, TaskError> {
+    let payload = store.get_section(&section).await.map_err(|error| encode::of_store(&error))?;
+    let rows = encode::read(table, &payload, StateScope::Keyed, range)?;
+    Ok(StateTable { name: table.to_owned(), version, scope: StateScope::Keyed, batches: rows.into_iter().collect() })
 }
 
 async fn fetch_operator(

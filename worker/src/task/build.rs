@@ -6,16 +6,17 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::stream::{BoxStream, StreamExt};
 use tokio::runtime::Handle;
 use weir_checkpoint::{CheckpointStore, TaskState};
-use weir_core::{Clock, EdgeId, FencingToken, JobId, KeyGroupRange};
+use weir_core::{Clock, EdgeId, FencingToken, JobId, KeyGroupRange, OperatorUid};
 use weir_graph::plan::PlannedRole;
-use weir_graph::{JobPlan, PlannedOperator, Vertex};
+use weir_graph::{JobPlan, Phase, PlannedOperator, Vertex};
 use weir_operator_api::{
     Operator, OperatorContext, OperatorError, ReaderContext, Registry, SinkContext, SinkWriter, SourceReader, Split,
 };
 
-use weir_state::{MemoryBudget, StateStores};
+use weir_state::{MemoryBudget, StateStores, StateTable};
 
 use super::chain::{Body, Chain};
 use super::counters::{TaskCounters, TaskKey};
@@ -24,7 +25,7 @@ use super::source_task::Source;
 use crate::error::{DEPLOY_INVALID, OPEN_TIMEOUT, TaskError};
 use crate::input::Gate;
 use crate::output::EdgeWriter;
-use crate::snapshot::restore::{self, RestoredTask};
+use crate::snapshot::restore::{self, KeyedRows, RestoredTask};
 
 /// Makes an operator from its description; `weir_operators::create` outside of tests.
 pub type CreateOperator = fn(&PlannedOperator, OperatorContext) -> Result<Box<dyn Operator>, OperatorError>;
@@ -91,6 +92,30 @@ pub struct Built {
     pub head: Head,
 }
 
+/// Keyed rows of operators that are being taken back, section by section.
+type RestoredRows = BoxStream<'static, Result<(OperatorUid, StateTable), TaskError>>;
+
+impl Built {
+    async fn restore(&mut self, restored: RestoredTask, mut rows: RestoredRows) -> Result<(), TaskError> {
+        self.runner.chain.restore(restored)?;
+        while let Some((operator, table)) = rows.next().await.transpose()? {
+            self.runner.restore_rows(&operator, table)?;
+            // Tasks share threads; each gets its turn.
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+}
+
+/// Local phases have no keyed rows of their own: those under their name are the final phase's.
+fn keyed_rows_of(planned: &PlannedOperator) -> KeyedRows {
+    match (planned.role, planned.phase) {
+        (PlannedRole::Operator, Phase::Local) => KeyedRows::NotHere,
+        (PlannedRole::Operator, _) => KeyedRows::Follow,
+        (PlannedRole::Source | PlannedRole::Sink, _) => KeyedRows::AtOnce,
+    }
+}
+
 /// Where the input of a task comes from.
 pub enum Head {
     /// A source.
@@ -115,7 +140,7 @@ impl TaskParts {
     /// **Errors**: the first operator that does not open; sinks that did open are aborted.
     pub async fn build(mut self) -> Result<Built, TaskError> {
         let planned = self.vertex().operators.clone();
-        let restored = self.fetch().await?;
+        let (restored, rows) = self.begin_restore(&planned).await?;
         let opening: Vec<_> = planned.iter().map(|operator| self.open(operator, &restored)).collect();
         let opened = futures::future::join_all(opening).await;
         if opened.iter().any(Result::is_err) {
@@ -123,24 +148,29 @@ impl TaskParts {
         }
         let opened = opened.into_iter().flatten().collect();
         let mut built = self.assemble(&planned, opened);
-        if let Err(error) = built.runner.chain.restore(restored) {
+        if let Err(error) = built.restore(restored, rows).await {
             built.runner.abort().await;
             return Err(error);
         }
         Ok(built)
     }
 
-    /// Fetches what the task takes back, on the control threads.
-    async fn fetch(&mut self) -> Result<RestoredTask, TaskError> {
-        let Some((state, store)) = self.restore.take() else { return Ok(RestoredTask::new()) };
+    /// Fetches what the task takes back at once, on the control threads.
+    async fn begin_restore(&mut self, planned: &[PlannedOperator]) -> Result<(RestoredTask, RestoredRows), TaskError> {
+        let Some((state, store)) = self.restore.take() else {
+            return Ok((RestoredTask::new(), Box::pin(futures::stream::empty())));
+        };
         let groups = self.plan.options.key_group_count;
         let range = KeyGroupRange::of_subtask(self.key.subtask.0, self.vertex().parallelism, groups);
-        let fetching = self.environment.control.spawn(restore::fetch(state, store, range));
+        let keyed_rows = planned.iter().map(|planned| (planned.uid.clone(), keyed_rows_of(planned))).collect();
+        let control = &self.environment.control;
+        let beginning = control.spawn(restore::begin(state, Arc::clone(&store), range, keyed_rows));
         let gone = |error: tokio::task::JoinError| match error.try_into_panic() {
             Ok(payload) => TaskError::panic(payload.as_ref()),
             Err(_) => TaskError::external(OPEN_TIMEOUT, "the worker is shutting down"),
         };
-        fetching.await.map_err(gone)?
+        let (restored, sections) = beginning.await.map_err(gone)??;
+        Ok((restored, Box::pin(restore::keyed_rows(sections, store, range, control.clone()))))
     }
 
     async fn open(&self, planned: &PlannedOperator, restored: &RestoredTask) -> Result<Opened, TaskError> {

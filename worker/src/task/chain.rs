@@ -15,6 +15,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use weir_core::{Barrier, Batch, CheckpointId, Clock, EdgeId, EventTime, OperatorUid, StreamElement, SubtaskIndex};
 use weir_graph::{PlannedOperator, Target};
 use weir_operator_api::{BadRecord, Operator, OperatorError, OperatorMetrics, Output, OutputTag, Progress, SplitEvent};
+use weir_state::StateTable;
 
 use super::bad_log::BadLog;
 use crate::error::TaskError;
@@ -196,6 +197,19 @@ impl Chain {
             let watermark = self.nodes[index].watermark_out;
             if watermark > EventTime::MIN {
                 self.to_edges(index, &StreamElement::Watermark(watermark));
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives an operator more rows of a keyed table, after [`Chain::restore`].
+    ///
+    /// **Errors**: state that it cannot read.
+    pub fn restore_rows(&mut self, uid: &OperatorUid, table: StateTable) -> Result<(), TaskError> {
+        for node in self.nodes.iter_mut().filter(|node| node.uid == *uid) {
+            if let Body::Operator(Some(operator)) = &mut node.body {
+                let taken = operator.restore(vec![table.clone()], node.watermark_in);
+                taken.map_err(|error| TaskError::of_operator(&node.uid, &error))?;
             }
         }
         Ok(())

@@ -10,7 +10,7 @@ use futures::FutureExt;
 use weir_checkpoint::SplitState;
 use weir_core::{CheckpointId, Clock, EdgeId, OperatorUid, Value};
 use weir_operator_api::{Committable, Cut, PreparedOutput, SinkReport, SinkWriter};
-use weir_state::{FrozenTable, MemoryShare};
+use weir_state::{FrozenTable, MemoryShare, StateTable};
 
 use super::chain::{Chain, Pending};
 use super::counters::{Doing, TaskCounters};
@@ -146,6 +146,16 @@ impl Runner {
                 self.spill(now);
             }
         }
+    }
+
+    /// Gives an operator more rows of its state, and puts them on disk when memory is used up.
+    pub fn restore_rows(&mut self, operator: &OperatorUid, table: StateTable) -> Result<(), TaskError> {
+        self.chain.restore_rows(operator, table)?;
+        self.measure_state();
+        if self.memory.must_spill() {
+            self.spill(self.clock.monotonic());
+        }
+        Ok(())
     }
 
     fn measure_state(&mut self) {
