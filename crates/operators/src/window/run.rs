@@ -82,19 +82,20 @@ impl SliceRowsLayout {
 }
 
 impl Run {
-    /// Writes the groups of some layers, oldest first.
+    /// Writes the groups of some layers, each from an id on, oldest layer first.
     pub(super) fn write(
         (space, number): (StateSpace, u64),
         layout: &SliceRowsLayout,
         slice_start: i64,
-        layers: &[&Groups],
+        layers: &[(&Groups, u32)],
     ) -> Result<Run> {
-        let sorted: Vec<Vec<(u32, u32)>> = layers.iter().map(|layer| by_key_group(layer, layout.place)).collect();
+        let by_group = |(layer, first): &(&Groups, u32)| by_key_group(layer, *first, layout.place);
+        let sorted: Vec<Vec<(u32, u32)>> = layers.iter().map(by_group).collect();
         let mut next = vec![0; layers.len()];
         let mut run = Run { space, number, slice_start, groups: Vec::new() };
         while let Some(group) = sorted.iter().zip(&next).filter_map(|(ids, at)| ids.get(*at)).map(|id| id.0).min() {
             let mut count = 0;
-            for ((layer, ids), at) in layers.iter().zip(&sorted).zip(&mut next) {
+            for (((layer, _), ids), at) in layers.iter().zip(&sorted).zip(&mut next) {
                 let end = *at + ids[*at..].partition_point(|id| id.0 == group);
                 for ids in ids[*at..end].chunks(VALUE_ROWS) {
                     let ids: Vec<u32> = ids.iter().map(|id| id.1).collect();
@@ -159,18 +160,18 @@ fn key(number: u64, group: u32, index: u32) -> [u8; 16] {
     key
 }
 
-/// All groups as `(key group, id)`, by key group: a counting sort.
-fn by_key_group(groups: &Groups, place: Place) -> Vec<(u32, u32)> {
-    let ids: Vec<u32> = (0..groups.keys.id_bound() as u32).collect();
+/// The groups from `first` on as `(key group, id)`, by key group: a counting sort.
+fn by_key_group(groups: &Groups, first: u32, place: Place) -> Vec<(u32, u32)> {
+    let ids: Vec<u32> = (first..groups.keys.id_bound() as u32).collect();
     let of_id = place.key_groups(&groups.keys, &ids);
     let bound = of_id.iter().max().map_or(0, |greatest| *greatest as usize + 1);
     let mut next = vec![0usize; bound + 1];
     of_id.iter().for_each(|group| next[*group as usize + 1] += 1);
     (1..next.len()).for_each(|group| next[group] += next[group - 1]);
     let mut sorted = vec![(0, 0); ids.len()];
-    for (id, group) in (0u32..).zip(of_id) {
+    for (id, group) in ids.iter().zip(of_id) {
         let place = &mut next[group as usize];
-        sorted[*place] = (group, id);
+        sorted[*place] = (group, *id);
         *place += 1;
     }
     sorted

@@ -396,8 +396,8 @@ impl Operator for Sliced {
         for (start, slice) in &mut self.slices {
             pieces.extend(slice.runs().iter().map(|run| frozen_run(run.clone(), self.rows_layout.clone())));
             if self.options.allowed_lateness == 0 && slice.len() >= SEAL_GROUPS_MIN {
-                for layer in slice.seal(&self.shape, &mut self.next_number)? {
-                    pieces.extend(frozen_layer(&layer, &self.rows_layout, *start));
+                for (layer, first) in slice.seal(&self.shape, &mut self.next_number)? {
+                    pieces.extend(frozen_layer((&layer, first), &self.rows_layout, *start));
                 }
                 continue;
             }
@@ -458,16 +458,18 @@ impl Operator for Sliced {
     }
 }
 
-/// The pieces of a layer, which are put together beside the stream.
+/// The pieces of a layer from an id on, which are put together beside the stream.
 fn frozen_layer<'a>(
-    layer: &'a Arc<Groups>,
+    (layer, first): (&'a Arc<Groups>, u32),
     layout: &'a SliceRowsLayout,
     slice_start: i64,
 ) -> impl Iterator<Item = FrozenPiece> + 'a {
-    layer.numbered_pieces().map(move |(number, ids)| {
+    layer.numbered_pieces().filter(move |(_, ids)| ids.end > first).map(move |(number, ids)| {
         let (layer, layout) = (layer.clone(), layout.clone());
+        let is_whole = ids.start >= first;
+        let ids = ids.start.max(first)..ids.end;
         let rows = move || Ok(vec![layout.rows(&layer, &ids.clone().collect::<Vec<_>>(), slice_start)?]);
-        FrozenPiece::Numbered(number, Arc::new(rows))
+        if is_whole { FrozenPiece::Numbered(number, Arc::new(rows)) } else { FrozenPiece::Later(Arc::new(rows)) }
     })
 }
 
