@@ -9,9 +9,10 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use weir_checkpoint::layout;
+use weir_checkpoint::state_object::SectionHeader;
 use weir_checkpoint::{
-    CheckpointError, CheckpointStore, Incarnation, OperatorTaskState, StateObjectWriter, SubtaskState, TableScope,
-    TableState, TaskState,
+    ChannelState, CheckpointError, CheckpointStore, Incarnation, OperatorTaskState, StateObjectWriter, SubtaskState,
+    TableScope, TableState, TaskState,
 };
 use weir_core::random::SplitMix64;
 use weir_core::{CheckpointId, Clock, FencingToken, JobId};
@@ -19,9 +20,12 @@ use weir_proto::v1;
 use weir_state::StateScope;
 
 use super::encode::{append, of_store};
+use super::in_flight;
 use super::stores::Stores;
 use super::take::{OperatorSnapshot, TaskSnapshot};
 use crate::error::TaskError;
+use crate::input::Carried;
+use crate::input::in_flight::ChannelAtCut;
 
 /// Orders to trigger that are remembered for barriers that come later.
 const ORDERS_REMEMBERED: usize = 16;
@@ -138,15 +142,22 @@ impl Checkpointing {
     async fn carry_out(&self, snapshot: TaskSnapshot) -> Result<Written, TaskError> {
         let inner = &self.inner;
         let order = self.order(snapshot.checkpoint).await?;
+        let mut snapshot = snapshot;
+        let (mut channels, is_unaligned) = (Vec::new(), snapshot.in_flight.is_some());
+        if let Some(in_flight) = snapshot.in_flight.take() {
+            channels = in_flight.complete().await?;
+            snapshot.alignment = inner.clock.monotonic().saturating_sub(snapshot.began_at);
+        }
         let micros = |duration: Duration| duration.as_micros() as u64;
         let mut stats = v1::CheckpointStats {
             start_delay_us: micros(snapshot.began_at.saturating_sub(order.came_at)),
             alignment_us: micros(snapshot.alignment),
             freeze_us: micros(snapshot.freeze),
+            is_unaligned,
             ..v1::CheckpointStats::default()
         };
         let began = inner.clock.monotonic();
-        let encoding = tokio::task::spawn_blocking(move || encode_all(snapshot));
+        let encoding = tokio::task::spawn_blocking(move || encode_all(snapshot, channels));
         let encoded =
             encoding.await.map_err(|error| TaskError::internal("internal", format!("encoding broke: {error}")))??;
         let encoded_at = inner.clock.monotonic();
@@ -172,7 +183,8 @@ impl Checkpointing {
         stats: &mut v1::CheckpointStats,
     ) -> Result<TaskState, TaskError> {
         let inner = &self.inner;
-        let Encoded { object, operators } = encoded;
+        let Encoded { object, operators, in_flight_bytes } = encoded;
+        stats.in_flight_bytes = in_flight_bytes;
         if object.is_empty() {
             return Ok(TaskState { operators: operators.into_iter().map(|operator| operator.finish(&[])).collect() });
         }
@@ -194,16 +206,22 @@ impl Checkpointing {
     }
 }
 
+/// The channels of a task with what they had in flight.
+type Channels = Vec<(ChannelAtCut, Vec<Carried>)>;
+
 /// Operators with their tables in an object that is not named yet.
 struct Encoded {
     object: StateObjectWriter,
     operators: Vec<EncodedOperator>,
+    in_flight_bytes: u64,
 }
 
 struct EncodedOperator {
     state: OperatorTaskState,
     /// For each table of the state, its sections by number.
     sections: Vec<Vec<usize>>,
+    /// For each channel with elements in flight, its section by number.
+    channels: Vec<Option<usize>>,
 }
 
 impl EncodedOperator {
@@ -211,11 +229,14 @@ impl EncodedOperator {
         for (table, numbers) in self.state.state.tables.iter_mut().zip(self.sections) {
             table.sections = numbers.into_iter().filter_map(|number| sections.get(number).cloned()).collect();
         }
+        for (channel, number) in self.state.state.channels.iter_mut().zip(self.channels) {
+            channel.section = number.and_then(|number| sections.get(number).cloned());
+        }
         self.state
     }
 }
 
-fn encode_all(snapshot: TaskSnapshot) -> Result<Encoded, TaskError> {
+fn encode_all(snapshot: TaskSnapshot, channels: Channels) -> Result<Encoded, TaskError> {
     let mut object = StateObjectWriter::new();
     let mut operators = Vec::with_capacity(snapshot.operators.len());
     for operator in snapshot.operators {
@@ -224,9 +245,34 @@ fn encode_all(snapshot: TaskSnapshot) -> Result<Encoded, TaskError> {
             let appended = append(table, &mut object);
             sections.push(appended.map_err(|error| TaskError { operator: Some(operator.uid.clone()), ..error })?);
         }
-        operators.push(EncodedOperator { state: without_sections(operator), sections });
+        operators.push(EncodedOperator { state: without_sections(operator), sections, channels: Vec::new() });
     }
-    Ok(Encoded { object, operators })
+    let mut in_flight_bytes = 0;
+    // The head of the chain is who takes what the channels bring.
+    if let Some(head) = operators.first_mut() {
+        for (channel, elements) in channels {
+            let rows = elements.len() as u64;
+            let section = match rows {
+                0 => None,
+                _ => {
+                    let payload = in_flight::encode(elements, &channel.schema)?;
+                    in_flight_bytes += payload.len() as u64;
+                    let (first_key_group, last_key_group) = (0, 0);
+                    let table = in_flight::IN_FLIGHT_TABLE.to_owned();
+                    let header = SectionHeader { table, rows, first_key_group, last_key_group };
+                    Some(object.append(header, &payload).map_err(|error| of_store(&error))?)
+                }
+            };
+            head.channels.push(section);
+            head.state.state.channels.push(ChannelState {
+                edge: channel.edge.to_string(),
+                sender: channel.sender,
+                watermark: channel.watermark,
+                section: None,
+            });
+        }
+    }
+    Ok(Encoded { object, operators, in_flight_bytes })
 }
 
 /// The state of an operator as it goes into a manifest, before its rows have a place.
@@ -250,6 +296,7 @@ pub fn without_sections(operator: OperatorSnapshot) -> OperatorTaskState {
         splits: operator.splits,
         sink_states: operator.sink_states,
         committables: operator.committables,
+        channels: Vec::new(),
     };
     OperatorTaskState { uid: operator.uid, state }
 }

@@ -20,7 +20,7 @@ use super::counters::{TaskCounters, TaskKey};
 use super::runner::{Cuts, Runner, Sink};
 use super::source_task::Source;
 use crate::error::{DEPLOY_INVALID, OPEN_TIMEOUT, TaskError};
-use crate::input::Gate;
+use crate::input::{Gate, Hurry};
 use crate::output::EdgeWriter;
 use crate::snapshot::restore::{self, RestoredTask};
 
@@ -73,6 +73,8 @@ pub struct TaskParts {
     pub counters: Arc<TaskCounters>,
     /// Where cuts go; absent when the job takes no checkpoints.
     pub cuts: Option<Arc<dyn Cuts>>,
+    /// When the task stops waiting for room, because a barrier has waited long enough.
+    pub hurry: Arc<Hurry>,
     /// What the task takes back, and from where.
     pub restore: Option<(TaskState, Arc<dyn CheckpointStore>)>,
 }
@@ -109,7 +111,9 @@ impl TaskParts {
     /// **Errors**: the first operator that does not open; sinks that did open are aborted.
     pub async fn build(mut self) -> Result<Built, TaskError> {
         let planned = self.vertex().operators.clone();
-        let restored = self.fetch().await?;
+        let mut restored = self.fetch().await?;
+        let head = restored.get_mut(&planned[0].uid);
+        self.gate.take_back(head.map(|head| std::mem::take(&mut head.in_flight)).unwrap_or_default())?;
         let opening: Vec<_> = planned.iter().map(|operator| self.open(operator, &restored)).collect();
         let opened = futures::future::join_all(opening).await;
         if opened.iter().any(Result::is_err) {
@@ -129,7 +133,8 @@ impl TaskParts {
         let Some((state, store)) = self.restore.take() else { return Ok(RestoredTask::new()) };
         let groups = self.plan.options.key_group_count;
         let range = KeyGroupRange::of_subtask(self.key.subtask.0, self.vertex().parallelism, groups);
-        let fetching = self.environment.control.spawn(restore::fetch(state, store, range));
+        let schemas = self.gate.schemas();
+        let fetching = self.environment.control.spawn(restore::fetch(state, store, range, schemas));
         let gone = |error: tokio::task::JoinError| match error.try_into_panic() {
             Ok(payload) => TaskError::panic(payload.as_ref()),
             Err(_) => TaskError::external(OPEN_TIMEOUT, "the worker is shutting down"),
@@ -265,6 +270,8 @@ impl TaskParts {
             state_due: clock.monotonic(),
             cuts: self.cuts,
             freeze: Duration::ZERO,
+            hurry: self.hurry,
+            is_cutting: false,
             clock,
         };
         Built { runner, head }
