@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::task::build::CreateOperator;
+
 /// Settings of one worker.
 #[derive(Clone, Debug)]
 pub struct WorkerConfig {
@@ -25,6 +27,8 @@ pub struct WorkerConfig {
     pub open_timeout: Duration,
     /// Longest wait between two attempts to reach the coordinator.
     pub reconnect_wait_max: Duration,
+    /// Makes operators; `weir_operators::create` outside of tests.
+    pub create: CreateOperator,
 }
 
 impl WorkerConfig {
@@ -40,6 +44,7 @@ impl WorkerConfig {
             data_threads: std::thread::available_parallelism().map_or(2, usize::from),
             open_timeout: Duration::from_secs(30),
             reconnect_wait_max: Duration::from_secs(5),
+            create: weir_operators::create,
         }
     }
 }

@@ -156,9 +156,12 @@ impl Attempts {
             attempt.counters.insert(task, Arc::clone(&counters));
             let subject = Subject { attempt: deployment.key, task };
             let vertex = &deployment.plan.vertices[task.vertex.index()].name;
+            let answers = TaskTracker::new();
             let cuts = attempt.checkpointing.clone().map(|checkpointing| {
                 let (worker, reporter) = (self.worker.clone(), self.reporter.clone());
-                Arc::new(TaskCuts { worker, reporter, subject, vertex: vertex.clone(), checkpointing }) as Arc<dyn Cuts>
+                let vertex = vertex.clone();
+                Arc::new(TaskCuts { worker, reporter, subject, vertex, checkpointing, answers: answers.clone() })
+                    as Arc<dyn Cuts>
             });
             let parts = TaskParts {
                 environment: self.worker.environment.clone(),
@@ -176,7 +179,7 @@ impl Attempts {
             };
             let (orders, ordered) = mpsc::channel(ORDERS_MAX);
             attempt.orders.insert(task, orders);
-            self.spawn(&attempt, subject, parts, ordered);
+            self.spawn(&attempt, subject, parts, (ordered, answers));
         }
         attempt.tasks.close();
         self.live.insert(deployment.key, attempt);
@@ -194,7 +197,14 @@ impl Attempts {
         Checkpointing::new(whose, setup, self.worker.stores.clone(), clock, cancel).map(Some)
     }
 
-    fn spawn(&self, attempt: &Attempt, subject: Subject, parts: TaskParts, orders: mpsc::Receiver<TaskOrder>) {
+    /// `answers` are those of the task's cuts that are on their way.
+    fn spawn(
+        &self,
+        attempt: &Attempt,
+        subject: Subject,
+        parts: TaskParts,
+        (orders, answers): (mpsc::Receiver<TaskOrder>, TaskTracker),
+    ) {
         let (worker, reporter) = (self.worker.clone(), self.reporter.clone());
         let (signals, is_broken) = (attempt.signals.clone(), Arc::clone(&attempt.is_broken));
         let (counters, plan) = (Arc::clone(&parts.counters), Arc::clone(&parts.plan));
@@ -224,6 +234,8 @@ impl Attempts {
             }
             let clock = worker.environment.clock.as_ref();
             let place = Place { worker: &worker.id, vertex, subtask_index: subtask.0, clock };
+            answers.close();
+            answers.wait().await;
             reporter.send(subject.outcome(outcome, place, counters.snapshot())).await;
         };
         self.worker.data.spawn(attempt.tasks.track_future(task));
@@ -268,7 +280,8 @@ impl Attempts {
             let subject = Subject { attempt: key, task: *task };
             let vertex = attempt.plan.vertices[task.vertex.index()].name.clone();
             let (worker, reporter) = (self.worker.clone(), self.reporter.clone());
-            let cuts = TaskCuts { worker, reporter, subject, vertex, checkpointing: checkpointing.clone() };
+            let (checkpointing, answers) = (checkpointing.clone(), TaskTracker::new());
+            let cuts = TaskCuts { worker, reporter, subject, vertex, checkpointing, answers };
             cuts.declined(
                 checkpoint,
                 TaskError::external(SOURCE_BUSY, "the source has not obeyed the last orders yet"),

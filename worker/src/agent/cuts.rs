@@ -1,5 +1,6 @@
 //! Carries what tasks freeze at barriers to the checkpoint store, on the control threads, and answers the coordinator.
 
+use tokio_util::task::TaskTracker;
 use weir_core::CheckpointId;
 use weir_proto::v1;
 use weir_proto::v1::worker_message::Message;
@@ -18,6 +19,9 @@ pub(crate) struct TaskCuts {
     /// Name of the vertex.
     pub(crate) vertex: String,
     pub(crate) checkpointing: Checkpointing,
+    /// Answers on their way. The task's end is reported behind them: to the coordinator, a task that has ended without an
+    /// answer has not seen the barrier.
+    pub(crate) answers: TaskTracker,
 }
 
 impl Cuts for TaskCuts {
@@ -37,12 +41,13 @@ impl Cuts for TaskCuts {
             };
             reporter.send(answer).await;
         };
+        let work = self.answers.track_future(work);
         self.worker.spawned.spawn_on(work, &self.worker.environment.control);
     }
 
     fn declined(&self, checkpoint: CheckpointId, error: TaskError) {
         let (answer, reporter) = (self.declining(checkpoint)(error), self.reporter.clone());
-        let work = async move { reporter.send(answer).await };
+        let work = self.answers.track_future(async move { reporter.send(answer).await });
         self.worker.spawned.spawn_on(work, &self.worker.environment.control);
     }
 }
