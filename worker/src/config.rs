@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::task::build::CreateOperator;
+
 /// Settings of one worker.
 #[derive(Clone, Debug)]
 pub struct WorkerConfig {
@@ -27,6 +29,8 @@ pub struct WorkerConfig {
     pub open_timeout: Duration,
     /// Longest wait between two attempts to reach the coordinator.
     pub reconnect_wait_max: Duration,
+    /// Makes operators; `weir_operators::create` outside of tests.
+    pub create: CreateOperator,
 }
 
 impl WorkerConfig {
@@ -43,6 +47,7 @@ impl WorkerConfig {
             memory_bytes: crate::memory::default_bytes(),
             open_timeout: Duration::from_secs(30),
             reconnect_wait_max: Duration::from_secs(5),
+            create: weir_operators::create,
         }
     }
 }

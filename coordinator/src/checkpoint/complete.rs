@@ -10,7 +10,7 @@ use bytes::Bytes;
 use weir_checkpoint::{
     CheckpointKind, Incarnation, Manifest, OperatorState, OperatorTaskState, SplitState, SubtaskState,
 };
-use weir_core::{CheckpointId, FencingToken, JobId, OperatorUid, SubtaskIndex};
+use weir_core::{CheckpointId, FencingToken, JobId, OperatorUid, SplitIndex, SubtaskIndex};
 use weir_graph::plan::PlannedRole;
 use weir_graph::{JobPlan, Phase, PlannedOperator};
 use weir_operator_api::Split;
@@ -20,6 +20,7 @@ use weir_proto::v1::Committable;
 use super::failure::{CheckpointFailure, task_name};
 use super::pending::Answer;
 use crate::job::state::TaskKey;
+use crate::splits::assign::deal;
 
 /// What is behind the uid of the part before the exchange. No uid a user may give ends so.
 const LOCAL_SUFFIX: &str = "~local";
@@ -49,6 +50,18 @@ pub struct SourceSplits {
     pub open: Vec<Split>,
     /// Those that earlier attempts read to their ends.
     pub finished: Vec<SplitState>,
+    /// Whose each open one is, when every subtask goes on with its own; they are dealt out anew otherwise.
+    pub owners: Option<BTreeMap<SplitIndex, SubtaskIndex>>,
+}
+
+impl SourceSplits {
+    /// The open splits of each of `parallelism` subtasks, each in natural order.
+    pub fn shares(&self, parallelism: u32) -> Vec<Vec<Split>> {
+        let Some(owners) = &self.owners else { return deal(&self.open, parallelism) };
+        let owner_of = |split: &Split| owners.get(&split.index).copied();
+        let own = |subtask| self.open.iter().filter(move |split| owner_of(split) == Some(SubtaskIndex(subtask)));
+        (0..parallelism).map(|subtask| own(subtask).cloned().collect()).collect()
+    }
 }
 
 /// Whose manifest it is.
@@ -145,9 +158,7 @@ fn by_operator(chain: &[PlannedOperator], answer: Answer, subtask: SubtaskIndex)
 /// Checks that each subtask says of exactly its splits where it stands, and adds those that nobody reads any more.
 fn place_splits(source: &mut OperatorState, splits: &SourceSplits) -> Result<(), String> {
     let uid = source.uid.clone();
-    for (share, subtask) in
-        crate::splits::assign::deal(&splits.open, source.parallelism).iter().zip(&mut source.subtasks)
-    {
+    for (share, subtask) in splits.shares(source.parallelism).iter().zip(&mut source.subtasks) {
         let index = subtask.subtask_index;
         let mut said: BTreeMap<_, SplitState> = subtask.splits.drain(..).map(|split| (split.index, split)).collect();
         for split in share {

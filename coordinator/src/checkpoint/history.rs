@@ -46,6 +46,8 @@ impl History {
             details.upload_us = costs.upload_us;
             details.bytes = costs.bytes;
             details.new_bytes = costs.new_bytes;
+            details.in_flight_bytes = costs.in_flight_bytes;
+            details.is_unaligned = costs.is_unaligned;
         });
     }
 

@@ -94,6 +94,8 @@ impl Pending {
             costs.upload_us = costs.upload_us.max(stats.upload_us);
             costs.bytes = costs.bytes.saturating_add(stats.bytes);
             costs.new_bytes = costs.new_bytes.saturating_add(stats.new_bytes);
+            costs.in_flight_bytes = costs.in_flight_bytes.saturating_add(stats.in_flight_bytes);
+            costs.is_unaligned |= stats.is_unaligned;
         }
         step
     }

@@ -136,7 +136,7 @@ impl Master {
         for source in sources.filter(|source| !self.splits.contains_key(&source.uid)).collect::<Vec<_>>() {
             match self.job.splits.get(&source.uid) {
                 Some(open) => {
-                    let fresh = SourceSplits { open: open.clone(), finished: Vec::new() };
+                    let fresh = SourceSplits { open: open.clone(), ..SourceSplits::default() };
                     self.splits.insert(source.uid.clone(), fresh);
                 }
                 None => is_listed = false,
@@ -186,7 +186,7 @@ impl Master {
             store: self.job.store.url().to_owned(),
             store_options: options.store.clone().into_iter().collect(),
             incarnation: self.ledger.durable().incarnation.to_string(),
-            aligned_timeout_ms: 0,
+            aligned_timeout_ms: u32::try_from(options.aligned_timeout.as_millis()).unwrap_or(u32::MAX),
         };
         let restores = match self.wire_restores() {
             Ok(restores) => restores,

@@ -8,6 +8,11 @@
 //! watermarks     the least of the old subtasks                (what has fired stays fired, late stays late)
 //! counters       their sum, to subtask 0
 //! ```
+//! A manifest with elements in flight (a barrier overtook them) restores task by task, each exactly as it was: its own
+//! watermarks, its own splits, and in its channels what was in flight there. That needs the tasks and edges it was taken
+//! with: what was in flight may be partial results that another plan has no use for, and subtasks that were cut at
+//! different watermarks cannot share a window. Another plan gets its state through one aligned checkpoint of the old one
+//! ([`fits`]; `job/settle.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +26,6 @@ use weir_operator_api::Split;
 
 use crate::checkpoint::complete::{SourceSplits, is_local, local_uid, state_uid};
 use crate::job::state::TaskKey;
-use crate::splits::assign::deal;
 
 /// What happens to state that no operator of the plan takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,6 +58,7 @@ pub fn restore(manifest: &Manifest, plan: &JobPlan, unclaimed: Unclaimed) -> Res
     if !problems.is_empty() {
         return Err(problems);
     }
+    let is_unaligned = manifest.is_unaligned();
     let mut restored = Restored { checkpoint: manifest.checkpoint, splits: BTreeMap::new(), tasks: BTreeMap::new() };
     for vertex in &plan.vertices {
         for operator in &vertex.operators {
@@ -69,11 +74,12 @@ pub fn restore(manifest: &Manifest, plan: &JobPlan, unclaimed: Unclaimed) -> Res
                 }
                 continue;
             };
-            let splits = source_splits(state);
-            let shares = deal(&splits.open, vertex.parallelism);
+            let splits = source_splits(state, is_unaligned);
+            let shares = splits.shares(vertex.parallelism);
             for (subtask, share) in (0..vertex.parallelism).zip(shares) {
                 let range = KeyGroupRange::of_subtask(subtask, vertex.parallelism, manifest.key_group_count);
-                let mut parts = parts(state, range);
+                let own = state.subtasks.get(subtask as usize).filter(|_| is_unaligned);
+                let mut parts = parts(state, range, own);
                 if let Some(first) = parts.first_mut() {
                     first.splits = share.iter().map(split_state).collect();
                     if subtask == 0 {
@@ -128,6 +134,11 @@ fn problems(
         claimed.insert(uid);
     }
     let is_lost = |state: &&OperatorState| !claimed.contains(&state.uid) && !is_local(&state.uid) && has_state(state);
+    if !fits(manifest, plan) {
+        let reason = "the checkpoint has rows in flight and was taken with other tasks or edges; take a savepoint of the \
+                      job as it was, or let it run there and rescale it";
+        problems.push(problem("", "parallelism.default", reason.to_owned()));
+    }
     if unclaimed == Unclaimed::Refused {
         for state in manifest.operators.iter().filter(is_lost) {
             let reason = "the checkpoint has state of this operator and the job has no such uid; \
@@ -136,6 +147,26 @@ fn problems(
         }
     }
     problems
+}
+
+/// Whether the tasks of `plan` can take back what the manifest has in flight, each its own.
+pub fn fits(manifest: &Manifest, plan: &JobPlan) -> bool {
+    if !manifest.is_unaligned() {
+        return true;
+    }
+    let edges: BTreeSet<String> = plan.edges.iter().map(|edge| plan.edge_name(edge)).collect();
+    let mut planned = BTreeMap::new();
+    for vertex in &plan.vertices {
+        planned.extend(vertex.operators.iter().map(|operator| (state_uid(operator), vertex.parallelism)));
+    }
+    manifest.operators.iter().all(|operator| match planned.get(&operator.uid) {
+        Some(parallelism) => {
+            let mut channels = operator.subtasks.iter().flat_map(|subtask| &subtask.channels);
+            *parallelism == operator.parallelism && channels.all(|channel| edges.contains(&channel.edge))
+        }
+        // Left out, or refused for itself; a part before an exchange that is gone had an edge that is gone.
+        None => !is_local(&operator.uid),
+    })
 }
 
 fn has_state(operator: &OperatorState) -> bool {
@@ -150,9 +181,13 @@ fn least(operator: &OperatorState, of: impl Fn(&SubtaskState) -> EventTime) -> E
 }
 
 /// What a subtask with these key groups takes of each old subtask; at least one part, for watermarks and counters.
-fn parts(operator: &OperatorState, range: KeyGroupRange) -> Vec<SubtaskState> {
-    let (watermark_in, watermark_out) =
-        (least(operator, |old| old.watermark_in), least(operator, |old| old.watermark_out));
+///
+/// `own` is what it was itself, when it goes on exactly as it was.
+fn parts(operator: &OperatorState, range: KeyGroupRange, own: Option<&SubtaskState>) -> Vec<SubtaskState> {
+    let (watermark_in, watermark_out) = match own {
+        Some(own) => (own.watermark_in, own.watermark_out),
+        None => (least(operator, |old| old.watermark_in), least(operator, |old| old.watermark_out)),
+    };
     let has_ended = operator.subtasks.iter().all(|old| old.has_ended);
     let part = |old: &SubtaskState| SubtaskState {
         has_ended,
@@ -169,6 +204,9 @@ fn parts(operator: &OperatorState, range: KeyGroupRange) -> Vec<SubtaskState> {
         index += 1;
         index - 1 == spare || !(part.tables.is_empty() && part.sink_states.is_empty())
     });
+    if let (Some(own), Some(first)) = (own, parts.first_mut()) {
+        first.channels.clone_from(&own.channels);
+    }
     parts
 }
 
@@ -181,7 +219,12 @@ fn cut(table: &TableState, range: KeyGroupRange) -> Option<TableState> {
     (!sections.is_empty()).then(|| TableState { sections, ..table.clone() })
 }
 
-fn source_splits(operator: &OperatorState) -> SourceSplits {
+fn source_splits(operator: &OperatorState, is_unaligned: bool) -> SourceSplits {
+    let owned = |subtask: &SubtaskState| {
+        let owner = subtask.subtask_index;
+        subtask.splits.iter().map(move |split| (split.index, owner)).collect::<Vec<_>>()
+    };
+    let owners = is_unaligned.then(|| operator.subtasks.iter().flat_map(owned).collect());
     let mut all: Vec<SplitState> =
         operator.subtasks.iter().flat_map(|subtask| subtask.splits.iter().cloned()).collect();
     all.sort_by_key(|split| split.index);
@@ -191,7 +234,7 @@ fn source_splits(operator: &OperatorState) -> SourceSplits {
         description: split.description,
         position: split.position,
     });
-    SourceSplits { open: open.collect(), finished }
+    SourceSplits { open: open.collect(), finished, owners }
 }
 
 fn split_state(split: &Split) -> SplitState {

@@ -9,7 +9,6 @@ use weir_proto::v1;
 
 use crate::checkpoint::complete::SourceSplits;
 use crate::job::state::TaskKey;
-use crate::splits::assign::deal;
 use crate::wire;
 
 /// What is deployed, whatever the placement.
@@ -67,7 +66,7 @@ fn assignments(deployable: &Deployable<'_>) -> Vec<(TaskKey, v1::SplitAssignment
     for vertex in &deployable.plan.vertices {
         for source in vertex.operators.iter().filter(|operator| operator.role == PlannedRole::Source) {
             let splits = deployable.splits.get(&source.uid).cloned().unwrap_or_default();
-            for (subtask, share) in (0..).zip(deal(&splits.open, vertex.parallelism)) {
+            for (subtask, share) in (0..).zip(splits.shares(vertex.parallelism)) {
                 let task = TaskKey::new(vertex.id.0, subtask);
                 let assignment = v1::SplitAssignment {
                     task: Some(task.into()),

@@ -18,7 +18,8 @@ mod json;
 pub use error::CheckpointError;
 pub use layout::{Incarnation, Located};
 pub use manifest::{
-    CheckpointKind, Manifest, ObjectRef, OperatorState, SectionRef, SplitState, SubtaskState, TableScope, TableState,
+    ChannelState, CheckpointKind, Manifest, ObjectRef, OperatorState, SectionRef, SplitState, SubtaskState, TableScope,
+    TableState,
 };
 pub use state_object::StateObjectWriter;
 pub use store::{

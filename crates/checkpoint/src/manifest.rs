@@ -15,7 +15,7 @@ use crate::layout::{self, Incarnation, Named};
 use crate::{CheckpointError, Result, envelope, json};
 
 /// Version of the format that this program writes, and the newest it reads.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 /// Greatest manifest that is written or read, in bytes.
 pub const MANIFEST_BYTES_MAX: usize = 64 << 20;
 
@@ -107,6 +107,9 @@ pub struct SubtaskState {
     /// Output that this checkpoint commits, in the connector's own words: published again after a restore.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "json::values")]
     pub committables: Vec<Value>,
+    /// What its channels had in flight when the barrier overtook it; none where the barrier waited. Since version 2.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub channels: Vec<ChannelState>,
 }
 
 impl SubtaskState {
@@ -122,8 +125,32 @@ impl SubtaskState {
             splits: Vec::new(),
             sink_states: Vec::new(),
             committables: Vec::new(),
+            channels: Vec::new(),
         }
     }
+
+    /// Every section it refers to.
+    pub fn sections(&self) -> impl Iterator<Item = &SectionRef> {
+        let of_tables = self.tables.iter().flat_map(|table| &table.sections);
+        of_tables.chain(self.channels.iter().filter_map(|channel| channel.section.as_ref()))
+    }
+}
+
+/// What one channel into a subtask had in flight when the barrier overtook it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChannelState {
+    /// Name of its edge, the same in every plan that has it.
+    pub edge: String,
+    /// The sending subtask.
+    #[serde(with = "json::subtask_index")]
+    pub sender: SubtaskIndex,
+    /// Its watermark at the cut, microseconds.
+    #[serde(with = "json::event_time")]
+    pub watermark: EventTime,
+    /// Its elements in order; `None` when nothing was in flight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub section: Option<SectionRef>,
 }
 
 /// Where a source stands in one split.
@@ -250,7 +277,12 @@ impl Manifest {
 
     fn sections(&self) -> impl Iterator<Item = &SectionRef> {
         let subtasks = self.operators.iter().flat_map(|operator| &operator.subtasks);
-        subtasks.flat_map(|subtask| &subtask.tables).flat_map(|table| &table.sections)
+        subtasks.flat_map(SubtaskState::sections)
+    }
+
+    /// Whether a barrier overtook: then it restores task by task, each as it was.
+    pub fn is_unaligned(&self) -> bool {
+        self.operators.iter().flat_map(|operator| &operator.subtasks).any(|subtask| !subtask.channels.is_empty())
     }
 
     fn validate(&self, place: &str) -> Result<()> {
@@ -302,14 +334,15 @@ pub(crate) fn check_subtask(subtask: &SubtaskState) -> Result<(), String> {
         if !names.insert(&table.name) {
             return Err(format!("subtask {index} has table '{}' twice", table.name));
         }
-        for section in &table.sections {
-            let path = &section.object.path;
-            layout::check_path(path).map_err(|error| error.to_string())?;
-            let end = section.offset.checked_add(section.length);
-            if end.is_none_or(|end| end > section.object.length) || section.first_key_group > section.last_key_group {
-                return Err(format!("subtask {index}: a section of table '{}' does not fit '{path}'", table.name));
-            }
+        check_sections(&table.sections).map_err(|why| format!("subtask {index}: table '{}': {why}", table.name))?;
+    }
+    let mut channels = BTreeSet::new();
+    for channel in &subtask.channels {
+        let (edge, sender) = (&channel.edge, channel.sender);
+        if !channels.insert((edge, sender)) {
+            return Err(format!("subtask {index} has the channel from subtask {sender} of '{edge}' twice"));
         }
+        check_sections(&channel.section).map_err(|why| format!("subtask {index}: channel of '{edge}': {why}"))?;
     }
     let mut splits = BTreeSet::new();
     if let Some(split) = subtask.splits.iter().find(|split| !splits.insert(split.index)) {
@@ -321,6 +354,18 @@ pub(crate) fn check_subtask(subtask: &SubtaskState) -> Result<(), String> {
         true => Err(format!("subtask {index} has a value nested deeper than {}", json::VALUE_DEPTH_MAX)),
         false => Ok(()),
     }
+}
+
+fn check_sections<'a>(sections: impl IntoIterator<Item = &'a SectionRef>) -> Result<(), String> {
+    for section in sections {
+        let path = &section.object.path;
+        layout::check_path(path).map_err(|error| error.to_string())?;
+        let end = section.offset.checked_add(section.length);
+        if end.is_none_or(|end| end > section.object.length) || section.first_key_group > section.last_key_group {
+            return Err(format!("a section does not fit '{path}'"));
+        }
+    }
+    Ok(())
 }
 
 pub(crate) fn to_json(content: &impl Serialize, place: &str) -> Result<Vec<u8>> {

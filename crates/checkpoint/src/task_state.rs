@@ -9,7 +9,7 @@ use crate::manifest::{SubtaskState, check_subtask, from_json, to_json};
 use crate::{CheckpointError, Result, envelope, json};
 
 /// Version that this program writes, and the newest it reads.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 const MAGIC: &str = "weir-task-state";
 

@@ -7,7 +7,8 @@ use proptest::prelude::*;
 use weir_checkpoint::manifest::FORMAT_VERSION;
 use weir_checkpoint::state_object::{SectionHeader, StateObjectWriter};
 use weir_checkpoint::{
-    CheckpointKind, Incarnation, Manifest, OperatorState, SplitState, SubtaskState, TableScope, TableState, layout,
+    ChannelState, CheckpointKind, Incarnation, Manifest, OperatorState, SplitState, SubtaskState, TableScope,
+    TableState, layout,
 };
 use weir_core::random::SplitMix64;
 use weir_core::{AttemptNumber, CheckpointId, EventTime, FencingToken, JobId, SplitIndex, SubtaskIndex, Value};
@@ -90,12 +91,29 @@ fn manifest() -> Manifest {
     }
 }
 
+/// The same with what channels had in flight, which came with version 2.
+fn with_channels() -> Manifest {
+    let mut manifest = manifest();
+    let state = &mut manifest.operators[1].subtasks[0];
+    let channel = |sender, section| ChannelState {
+        edge: "positions Whole Main -> count Whole 0: Hash [0]".to_owned(),
+        sender: SubtaskIndex(sender),
+        watermark: EventTime(1_704_067_200_000_000),
+        section,
+    };
+    let section = state.tables[1].sections[0].clone();
+    state.channels = vec![channel(0, Some(section)), channel(1, None)];
+    manifest
+}
+
 /// The disk format. When this fails, old checkpoints can no longer be read: make a new version instead.
 #[test]
 fn golden_bytes() {
-    let bytes = manifest().encode().expect("it keeps the rules");
+    let manifest_2 = with_channels();
+    let bytes = manifest_2.encode().expect("it keeps the rules");
     let text = String::from_utf8(bytes.to_vec()).expect("a manifest is text");
-    expect_file!["golden/manifest-v1"].assert_eq(&text);
+    expect_file!["golden/manifest-v2"].assert_eq(&text);
+    assert_eq!(Manifest::decode(&bytes, "golden").expect("it is whole"), manifest_2);
     let golden = include_bytes!("golden/manifest-v1");
     assert_eq!(Manifest::decode(golden, "golden").expect("version 1 stays readable"), manifest());
 }
@@ -142,6 +160,15 @@ fn objects_and_bytes_are_summed_up() {
 fn manifests_that_break_a_rule_are_neither_written_nor_read() {
     type Change = fn(&mut Manifest);
     let changes: &[(&str, Change)] = &[
+        ("subtask 0 of 'positions", |m| {
+            *m = with_channels();
+            m.operators[1].subtasks[0].channels[1].sender = SubtaskIndex(0);
+        }),
+        ("does not fit", |m| {
+            *m = with_channels();
+            let channel = &mut m.operators[1].subtasks[0].channels[0];
+            channel.section.as_mut().expect("it has one").offset = u64::MAX;
+        }),
         ("key groups", |m| m.key_group_count = 0),
         ("comes twice", |m| m.operators[1].uid = "positions".into()),
         ("subtasks in order", |m| m.operators[0].subtasks.truncate(1)),
@@ -188,7 +215,7 @@ fn savepoints_name_their_objects_relative_to_themselves() {
     assert_eq!(savepoint.path(), "manifest");
     let bytes = savepoint.encode().expect("it keeps the rules");
     assert_eq!(Manifest::decode(&bytes, "s").expect("it is whole"), savepoint);
-    assert_eq!(FORMAT_VERSION, 1);
+    assert_eq!(FORMAT_VERSION, 2);
 }
 
 fn value() -> impl Strategy<Value = Value> {

@@ -109,6 +109,7 @@ fn checkpoints(overview: &v1::CheckpointOverview) -> String {
         ("Commit", Right),
         ("Size", Right),
         ("New", Right),
+        ("In flight", Right),
     ]);
     let mut remarks = String::new();
     for one in &overview.latest {
@@ -119,6 +120,8 @@ fn checkpoints(overview: &v1::CheckpointOverview) -> String {
         row.push(duration_us(one.duration_us));
         row.extend(phases.map(duration_us));
         row.extend([one.bytes, one.new_bytes].map(bytes));
+        // Nothing is shown where every barrier waited for what was in front of it.
+        row.push(if one.is_unaligned { bytes(one.in_flight_bytes) } else { "-".to_owned() });
         table.row(row);
         if !one.failure.is_empty() {
             remarks += &format!("  {} failed, {}: {}\n", one.checkpoint_id, one.failure_code, one.failure);
@@ -248,6 +251,8 @@ mod tests {
             commit_us: 3_000,
             bytes: 5_000,
             new_bytes: 400,
+            in_flight_bytes: 300,
+            is_unaligned: true,
             path: "file:///chk/j/i/chk-7".into(),
             ..Default::default()
         };

@@ -26,6 +26,19 @@ pub enum StreamElement {
 pub struct Barrier {
     /// Which checkpoint.
     pub checkpoint: CheckpointId,
+    /// What it does with what lies in front of it.
+    pub passage: Passage,
+}
+
+/// Whether a barrier waits for the elements in front of it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Passage {
+    /// Always: nothing in flight is stored.
+    Waits,
+    /// For the job's `aligned_timeout`; then it overtakes them, and they are stored.
+    MayOvertake,
+    /// It has overtaken elsewhere and waits no more.
+    Overtakes,
 }
 
 /// The outputs an operator may have.

@@ -20,7 +20,7 @@ pub mod value;
 pub use aggregate::{AggregateFunction, OrderItem, TypedAggregate, TypedExpression, TypedItem};
 pub use batch::{Batch, ChangeKind};
 pub use clock::Clock;
-pub use element::{Barrier, OutputTag, StreamElement};
+pub use element::{Barrier, OutputTag, Passage, StreamElement};
 pub use error::{ErrorDomain, RetryHint};
 pub use ids::{
     AttemptNumber, CheckpointId, EdgeId, FencingToken, JobId, OperatorUid, SplitIndex, SubtaskIndex, VertexId, WorkerId,

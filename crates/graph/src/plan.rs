@@ -155,6 +155,23 @@ impl JobPlan {
         self.edges.iter().filter(move |edge| edge.target == vertex)
     }
 
+    /// A name of an edge that stays the same in every plan that has it: who sends, what, to whom, by which way.
+    pub fn edge_name(&self, edge: &Edge) -> String {
+        let senders = self.vertices.get(edge.source.index()).map_or(&[][..], |vertex| &vertex.operators);
+        let routes = senders.iter().flat_map(|sender| sender.routes.iter().map(move |route| (sender, route)));
+        let from = routes.filter(|(_, route)| route.target == Target::Edge(edge.id)).map(|(sender, route)| {
+            let (uid, phase, output) = (&sender.uid, sender.phase, route.output);
+            format!("{uid} {phase:?} {output:?}")
+        });
+        let head = self.vertices.get(edge.target.index()).and_then(|vertex| vertex.operators.first());
+        let to = head.map_or_else(String::new, |head| format!("{} {:?}", head.uid, head.phase));
+        let way = match &edge.partitioning {
+            Partitioning::Hash { columns } => format!("Hash {columns:?}"),
+            other => format!("{other:?}"),
+        };
+        format!("{} -> {to} {}: {way}", from.collect::<Vec<_>>().join(", "), edge.input)
+    }
+
     /// The edges that begin in `vertex`.
     pub fn outputs_of(&self, vertex: VertexId) -> impl Iterator<Item = &Edge> {
         self.edges.iter().filter(move |edge| edge.source == vertex)

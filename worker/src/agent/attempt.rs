@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use weir_checkpoint::{CheckpointStore, TaskState as Snapshot};
-use weir_core::{CheckpointId, FencingToken, JobId, SplitIndex, WorkerId};
+use weir_core::{Barrier, CheckpointId, Clock, FencingToken, JobId, Passage, SplitIndex, WorkerId};
 use weir_graph::{Edge, JobPlan};
 use weir_operator_api::{OperatorMetrics, Split};
 use weir_proto::v1::{self, TaskState};
@@ -24,7 +25,7 @@ use crate::exchange::receiver::AttemptInbox;
 use crate::exchange::{AttemptKey, ChannelKey, ChannelSender, Link};
 use crate::http;
 use crate::input::gate::ChannelInput;
-use crate::input::{Gate, GateSender};
+use crate::input::{Gate, GateSender, Hurry};
 use crate::output::{EdgeWriter, Partitioner, WriterOptions};
 use crate::snapshot::encode::of_store;
 use crate::snapshot::{Checkpointing, TriggerOrder};
@@ -64,6 +65,7 @@ struct Attempt {
     links: Vec<Link>,
     counters: BTreeMap<TaskKey, Arc<TaskCounters>>,
     orders: BTreeMap<TaskKey, mpsc::Sender<TaskOrder>>,
+    hurries: BTreeMap<TaskKey, Arc<Hurry>>,
     checkpointing: Option<Checkpointing>,
     tasks: TaskTracker,
     /// A task ended otherwise than finished.
@@ -121,7 +123,8 @@ impl Attempts {
         let cancel = CancellationToken::new();
         let checkpointing = self.checkpointing(&deployment, cancel.clone())?;
         let mut restores = restores(&mut deployment, checkpointing.as_ref())?;
-        let mut wiring = Wiring::new(&self.worker.id, &deployment, cancel.clone());
+        let clock = self.worker.environment.clock.clone();
+        let mut wiring = Wiring::new(&self.worker.id, &deployment, cancel.clone(), clock);
         let mut gates = BTreeMap::new();
         for task in &deployment.tasks {
             gates.insert(*task, wiring.gate(*task)?);
@@ -130,7 +133,7 @@ impl Attempts {
         for task in &deployment.tasks {
             writers.insert(*task, wiring.writers(*task)?);
         }
-        let Wiring { inbox, links, .. } = wiring;
+        let Wiring { inbox, links, mut hurries, .. } = wiring;
         self.worker.inbox.insert(deployment.key, inbox);
         let (start, started) = watch::channel(false);
         let (stop, stopped) = watch::channel(None);
@@ -142,19 +145,23 @@ impl Attempts {
             links: links.into_values().collect(),
             counters: BTreeMap::new(),
             orders: BTreeMap::new(),
+            hurries: hurries.clone(),
             checkpointing,
             tasks: TaskTracker::new(),
             is_broken: Arc::default(),
         };
+        let clock = self.worker.environment.clock.clone();
         for (task, gate) in gates {
             let counters = counters_of(&deployment.plan, task, &self.worker);
             attempt.counters.insert(task, Arc::clone(&counters));
             let subject = Subject { attempt: deployment.key, task };
             let vertex = &deployment.plan.vertices[task.vertex.index()].name;
+            let answers = TaskTracker::new();
             let cuts = attempt.checkpointing.clone().map(|checkpointing| {
                 let (worker, reporter) = (self.worker.clone(), self.reporter.clone());
-                let (vertex, memory) = (vertex.clone(), Arc::default());
-                Arc::new(TaskCuts { worker, reporter, subject, vertex, checkpointing, memory }) as Arc<dyn Cuts>
+                let (vertex, memory, answers) = (vertex.clone(), Arc::default(), answers.clone());
+                Arc::new(TaskCuts { worker, reporter, subject, vertex, checkpointing, memory, answers })
+                    as Arc<dyn Cuts>
             });
             let parts = TaskParts {
                 environment: self.worker.environment.clone(),
@@ -167,11 +174,12 @@ impl Attempts {
                 writers: writers.remove(&task).unwrap_or_default(),
                 counters,
                 cuts,
+                hurry: hurries.remove(&task).unwrap_or_else(|| Arc::new(Hurry::new(clock.clone(), None))),
                 restore: restores.remove(&task),
             };
             let (orders, ordered) = mpsc::channel(ORDERS_MAX);
             attempt.orders.insert(task, orders);
-            self.spawn(&attempt, subject, parts, ordered);
+            self.spawn(&attempt, subject, parts, (ordered, answers));
         }
         attempt.tasks.close();
         self.live.insert(deployment.key, attempt);
@@ -189,7 +197,14 @@ impl Attempts {
         Checkpointing::new(whose, setup, self.worker.stores.clone(), clock, cancel).map(Some)
     }
 
-    fn spawn(&self, attempt: &Attempt, subject: Subject, parts: TaskParts, orders: mpsc::Receiver<TaskOrder>) {
+    /// `answers` are those of the task's cuts that are on their way.
+    fn spawn(
+        &self,
+        attempt: &Attempt,
+        subject: Subject,
+        parts: TaskParts,
+        (orders, answers): (mpsc::Receiver<TaskOrder>, TaskTracker),
+    ) {
         let (worker, reporter) = (self.worker.clone(), self.reporter.clone());
         let (signals, is_broken) = (attempt.signals.clone(), Arc::clone(&attempt.is_broken));
         let (counters, plan) = (Arc::clone(&parts.counters), Arc::clone(&parts.plan));
@@ -219,6 +234,8 @@ impl Attempts {
             }
             let clock = worker.environment.clock.as_ref();
             let place = Place { worker: &worker.id, vertex, subtask_index: subtask.0, clock };
+            answers.close();
+            answers.wait().await;
             reporter.send(subject.outcome(outcome, place, counters.snapshot())).await;
         };
         self.worker.data.spawn(attempt.tasks.track_future(task));
@@ -246,24 +263,26 @@ impl Attempts {
             v1::AfterBarrier::GoOn | v1::AfterBarrier::Unspecified => AfterBarrier::GoOn,
         };
         let came_at = self.worker.environment.clock.monotonic();
-        checkpointing.ordered(
-            checkpoint,
-            TriggerOrder {
-                came_at,
-                savepoint_directory: order.savepoint_directory,
-                base: CheckpointId(order.base_checkpoint_id),
-            },
-        );
+        let is_waiting = order.is_aligned || !order.savepoint_directory.is_empty();
+        let passage = if is_waiting { Passage::Waits } else { Passage::MayOvertake };
+        let barrier = Barrier { checkpoint, passage };
+        let (savepoint_directory, base) = (order.savepoint_directory, CheckpointId(order.base_checkpoint_id));
+        checkpointing.ordered(checkpoint, TriggerOrder { came_at, savepoint_directory, base });
         for (task, orders) in &attempt.orders {
             let is_source = attempt.plan.inputs_of(task.vertex).next().is_none();
-            if !is_source || orders.try_send(TaskOrder::Trigger { checkpoint, after }).is_ok() || orders.is_closed() {
+            if !is_source {
+                continue;
+            }
+            if orders.try_send(TaskOrder::Trigger { barrier, after }).is_ok() || orders.is_closed() {
+                // A source that waits for room does not see its order.
+                attempt.hurries.get(task).into_iter().for_each(|hurry| hurry.came(barrier));
                 continue;
             }
             let subject = Subject { attempt: key, task: *task };
             let vertex = attempt.plan.vertices[task.vertex.index()].name.clone();
             let (worker, reporter) = (self.worker.clone(), self.reporter.clone());
-            let (checkpointing, memory) = (checkpointing.clone(), Arc::default());
-            let cuts = TaskCuts { worker, reporter, subject, vertex, checkpointing, memory };
+            let (checkpointing, memory, answers) = (checkpointing.clone(), Arc::default(), TaskTracker::new());
+            let cuts = TaskCuts { worker, reporter, subject, vertex, checkpointing, memory, answers };
             cuts.declined(
                 checkpoint,
                 TaskError::external(SOURCE_BUSY, "the source has not obeyed the last orders yet"),
@@ -442,14 +461,17 @@ struct Wiring<'a> {
     deployment: &'a Deployment,
     /// Sending ends of channels within this worker, until their task takes them.
     local: BTreeMap<ChannelKey, GateSender>,
+    hurries: BTreeMap<TaskKey, Arc<Hurry>>,
+    clock: Arc<dyn Clock>,
     links: BTreeMap<WorkerId, Link>,
     inbox: AttemptInbox,
 }
 
 impl<'a> Wiring<'a> {
-    fn new(worker: &'a WorkerId, deployment: &'a Deployment, cancel: CancellationToken) -> Self {
-        let (local, links) = (BTreeMap::new(), BTreeMap::new());
-        Wiring { worker, deployment, local, links, inbox: AttemptInbox::new(cancel) }
+    fn new(worker: &'a WorkerId, deployment: &'a Deployment, cancel: CancellationToken, clock: Arc<dyn Clock>) -> Self {
+        let inbox = AttemptInbox::new(cancel);
+        let (local, hurries, links) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Wiring { worker, deployment, local, hurries, clock, links, inbox }
     }
 
     fn location(&self, task: TaskKey) -> Result<&'a (WorkerId, String), TaskError> {
@@ -459,15 +481,22 @@ impl<'a> Wiring<'a> {
 
     fn gate(&mut self, task: TaskKey) -> Result<Gate, TaskError> {
         let plan = &self.deployment.plan;
-        let (mut gate, credit_bytes) = (Gate::default(), plan.options.credit_bytes);
+        let setup = self.deployment.checkpoints.as_ref();
+        let timeout = setup.map(|setup| Duration::from_millis(u64::from(setup.aligned_timeout_ms)));
+        let timeout = timeout.filter(|timeout| !timeout.is_zero());
+        let hurry = Arc::new(Hurry::new(Arc::clone(&self.clock), timeout));
+        self.hurries.insert(task, Arc::clone(&hurry));
+        let (mut gate, credit_bytes) = (Gate::new(hurry), plan.options.credit_bytes);
         for edge in plan.inputs_of(task.vertex) {
+            let name: Arc<str> = plan.edge_name(edge).into();
             let (senders, receivers) = parallelism(plan, edge);
             for source in
                 (0..senders).filter(|from| edge.receivers(*from, senders, receivers).contains(&task.subtask.0))
             {
                 let source = TaskKey { vertex: edge.source, subtask: weir_core::SubtaskIndex(source) };
                 let key = ChannelKey { edge: edge.id, source: source.subtask, target: task.subtask };
-                let input = ChannelInput { input: edge.input, schema: edge.schema.clone() };
+                let (schema, edge_name) = (edge.schema.clone(), Arc::clone(&name));
+                let input = ChannelInput { input: edge.input, schema, edge: edge_name, sender: source.subtask };
                 if self.location(source)?.0 == *self.worker {
                     self.local.insert(key, gate.open_local(input, credit_bytes));
                 } else {

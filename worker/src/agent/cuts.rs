@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tokio_util::task::TaskTracker;
 use weir_core::CheckpointId;
 use weir_proto::v1;
 use weir_proto::v1::worker_message::Message;
@@ -24,6 +25,9 @@ pub(crate) struct TaskCuts {
     pub(crate) checkpointing: Checkpointing,
     /// What earlier checkpoints of the task have written.
     pub(crate) memory: Arc<Mutex<Memory>>,
+    /// Answers on their way. The task's end is reported behind them: to the coordinator, a task that has ended without an
+    /// answer has not seen the barrier.
+    pub(crate) answers: TaskTracker,
 }
 
 impl Cuts for TaskCuts {
@@ -44,12 +48,13 @@ impl Cuts for TaskCuts {
             };
             reporter.send(answer).await;
         };
+        let work = self.answers.track_future(work);
         self.worker.spawned.spawn_on(work, &self.worker.environment.control);
     }
 
     fn declined(&self, checkpoint: CheckpointId, error: TaskError) {
         let (answer, reporter) = (self.declining(checkpoint)(error), self.reporter.clone());
-        let work = async move { reporter.send(answer).await };
+        let work = self.answers.track_future(async move { reporter.send(answer).await });
         self.worker.spawned.spawn_on(work, &self.worker.environment.control);
     }
 }

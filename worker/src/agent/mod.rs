@@ -83,7 +83,7 @@ pub async fn run(
         id: worker_id(clock.as_ref(), address),
         environment: Environment {
             registry,
-            create: weir_operators::create,
+            create: config.create,
             clock,
             control: Handle::current(),
             open_timeout: config.open_timeout,

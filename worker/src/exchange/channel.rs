@@ -10,6 +10,7 @@ use super::credit::{Credits, cost};
 use super::frame;
 use crate::error::{EXCHANGE_LOST, TaskError};
 use crate::input::gate::GateSender;
+use crate::input::hurry::Hurry;
 
 /// Names a channel within an attempt: the edge and its two subtasks.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -49,12 +50,20 @@ impl ChannelSender {
         ChannelSender { key, credits, way: Way::Remote { frames, sequence: 0 } }
     }
 
-    /// Waits for room and sends.
+    /// Waits for room and sends. When `hurry` says that a barrier has waited long enough, it sends without room: what the
+    /// task holds ready must be out before it can pass the barrier on.
     ///
     /// **Errors**: the connection to the other worker broke. **Cancel safety**: a dropped call may lose the element; it
     /// is dropped only when the task ends.
-    pub async fn send(&mut self, element: StreamElement) -> Result<(), TaskError> {
-        self.credits.wait_for_room().await?;
+    pub async fn send(&mut self, element: StreamElement, hurry: Option<&Hurry>) -> Result<(), TaskError> {
+        match hurry {
+            Some(hurry) => tokio::select! {
+                biased;
+                room = self.credits.wait_for_room() => room?,
+                () = hurry.wait() => {}
+            },
+            None => self.credits.wait_for_room().await?,
+        }
         match &mut self.way {
             Way::Local(gate) => {
                 let bytes = cost(&element);

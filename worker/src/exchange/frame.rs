@@ -9,9 +9,9 @@ use arrow_ipc::{MessageHeader, root_as_message};
 use arrow_schema::SchemaRef;
 use bytes::Bytes;
 use weir_core::CheckpointId;
-use weir_core::element::Barrier;
+use weir_core::element::{Barrier, Passage};
 use weir_core::{Batch, EdgeId, EventTime, StreamElement, SubtaskIndex};
-use weir_proto::v1::{FencingToken, Frame, FrameKind};
+use weir_proto::v1::{self, FencingToken, Frame, FrameKind};
 
 use super::channel::ChannelKey;
 use super::credit::ELEMENT_BYTES;
@@ -64,6 +64,12 @@ pub fn encode(channel: ChannelKey, sequence: u64, element: &StreamElement) -> Re
         }
         StreamElement::Barrier(barrier) => {
             frame.checkpoint_id = barrier.checkpoint.0;
+            frame.passage = match barrier.passage {
+                Passage::Waits => v1::Passage::Waits,
+                Passage::MayOvertake => v1::Passage::MayOvertake,
+                Passage::Overtakes => v1::Passage::Overtakes,
+            }
+            .into();
             FrameKind::Barrier
         }
         StreamElement::Idle => FrameKind::Idle,
@@ -100,7 +106,7 @@ pub fn decode(frame: Frame, schema: &SchemaRef) -> Result<StreamElement, TaskErr
             Ok(StreamElement::Batch(Batch::new(records, frame.time_unix_us)))
         }
         Ok(FrameKind::Watermark) => Ok(StreamElement::Watermark(EventTime(frame.time_unix_us))),
-        Ok(FrameKind::Barrier) => Ok(StreamElement::Barrier(Barrier { checkpoint: CheckpointId(frame.checkpoint_id) })),
+        Ok(FrameKind::Barrier) => barrier_of(&frame).map(StreamElement::Barrier),
         Ok(FrameKind::Idle) => Ok(StreamElement::Idle),
         Ok(FrameKind::Active) => Ok(StreamElement::Active),
         Ok(FrameKind::EndOfInput) => Ok(StreamElement::EndOfInput),
@@ -108,6 +114,21 @@ pub fn decode(frame: Frame, schema: &SchemaRef) -> Result<StreamElement, TaskErr
             Err(wrong(format!("a frame of kind {} within a stream", frame.kind)))
         }
     }
+}
+
+/// The barrier that a frame of that kind carries.
+///
+/// **Errors**: a passage that does not exist.
+pub fn barrier_of(frame: &Frame) -> Result<Barrier, TaskError> {
+    let passage = match v1::Passage::try_from(frame.passage) {
+        Ok(v1::Passage::Waits) => Passage::Waits,
+        Ok(v1::Passage::MayOvertake) => Passage::MayOvertake,
+        Ok(v1::Passage::Overtakes) => Passage::Overtakes,
+        Ok(v1::Passage::Unspecified) | Err(_) => {
+            return Err(wrong(format!("a barrier of passage {}", frame.passage)));
+        }
+    };
+    Ok(Barrier { checkpoint: CheckpointId(frame.checkpoint_id), passage })
 }
 
 fn wrong(reason: String) -> TaskError {
@@ -196,7 +217,9 @@ mod tests {
         for element in [
             StreamElement::Watermark(EventTime(-5)),
             StreamElement::Watermark(EventTime::MAX),
-            StreamElement::Barrier(Barrier { checkpoint: CheckpointId(9) }),
+            StreamElement::Barrier(Barrier { checkpoint: CheckpointId(9), passage: Passage::Waits }),
+            StreamElement::Barrier(Barrier { checkpoint: CheckpointId(9), passage: Passage::MayOvertake }),
+            StreamElement::Barrier(Barrier { checkpoint: CheckpointId(10), passage: Passage::Overtakes }),
             StreamElement::Idle,
             StreamElement::Active,
             StreamElement::EndOfInput,

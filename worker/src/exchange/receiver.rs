@@ -89,7 +89,7 @@ impl AttemptInbox {
             threshold: (credit_bytes / 4).max(1),
             stream: Mutex::new(None),
         });
-        let gate = gate.open_remote(input, Arc::clone(&returns) as Arc<dyn ReturnCredit>);
+        let gate = gate.open_remote(input, Arc::clone(&returns) as Arc<dyn ReturnCredit>, credit_bytes);
         self.channels.insert(key, RemoteChannel { gate, returns });
     }
 }

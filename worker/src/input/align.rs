@@ -3,6 +3,8 @@
 //! A channel whose barrier has come is blocked until all channels have sent theirs: what lies behind the barrier does not
 //! belong to the checkpoint. A channel that has ended has sent every barrier there will ever be. A newer barrier means
 //! that the older checkpoint was given up somewhere, so it takes its place; a barrier of the past says nothing.
+//! An alignment that takes too long (`hurry.rs` says when) is cut short: the barrier overtakes what lies in front of it on
+//! the channels that have not sent theirs; barriers that come later are of the past.
 
 use weir_core::CheckpointId;
 
@@ -90,6 +92,19 @@ impl Aligner {
         Verdict::Nothing
     }
 
+    /// The time of an alignment is over. Gives for each channel whether its barrier is behind it; those that have none
+    /// are overtaken, and every channel is open again. `None` when the checkpoint is of the past.
+    pub fn on_overtake(&mut self, checkpoint: CheckpointId) -> Option<Vec<bool>> {
+        if checkpoint <= self.past || self.current.is_some_and(|current| checkpoint < current) {
+            return None;
+        }
+        let is_current = self.current == Some(checkpoint);
+        let passed = self.channels.iter().map(|channel| channel.has_ended || is_current && channel.has_arrived);
+        let passed = passed.collect();
+        self.complete(checkpoint);
+        Some(passed)
+    }
+
     fn begin(&mut self, checkpoint: Option<CheckpointId>) {
         self.current = checkpoint;
         self.channels.iter_mut().for_each(|channel| channel.has_arrived = false);
@@ -117,6 +132,7 @@ mod tests {
         Barrier(usize, u64),
         End(usize),
         Abort(u64),
+        Overtake(u64),
     }
 
     fn play(aligner: &mut Aligner, event: Event) -> Verdict {
@@ -124,6 +140,10 @@ mod tests {
             Event::Barrier(channel, id) => aligner.on_barrier(channel, CheckpointId(id)),
             Event::End(channel) => aligner.on_end(channel),
             Event::Abort(id) => aligner.on_abort(CheckpointId(id)),
+            Event::Overtake(id) => match aligner.on_overtake(CheckpointId(id)) {
+                Some(_) => Verdict::Complete(CheckpointId(id)),
+                None => Verdict::Nothing,
+            },
         }
     }
 
@@ -166,15 +186,32 @@ mod tests {
         assert_eq!(play(&mut aligner, Event::Barrier(0, 2)), Verdict::Nothing, "given up before it began");
     }
 
+    #[test]
+    fn overtaking_cuts_at_once_and_says_who_is_overtaken() {
+        let mut aligner = Aligner::new(3);
+        play(&mut aligner, Event::Barrier(0, 1));
+        play(&mut aligner, Event::End(2));
+        play(&mut aligner, Event::Barrier(0, 2));
+        assert_eq!(aligner.on_overtake(CheckpointId(1)), None, "a newer one has taken its place");
+        assert_eq!(aligner.on_overtake(CheckpointId(2)), Some(vec![true, false, true]));
+        assert!((0..3).all(|channel| !aligner.is_blocked(channel)));
+        assert_eq!(play(&mut aligner, Event::Barrier(1, 2)), Verdict::Nothing, "its barrier comes behind the cut");
+        assert_eq!(aligner.on_overtake(CheckpointId(2)), None);
+        // Announced behind others: nobody has sent it yet.
+        assert_eq!(aligner.on_overtake(CheckpointId(3)), Some(vec![false, false, true]));
+    }
+
     proptest! {
         /// Carries c1 of the failure list: whatever the order of barriers, ends and aborts, a checkpoint is cut exactly
-        /// when every channel has sent its barrier or ended, at most once, in order, and never after it was given up.
+        /// when every channel has sent its barrier or ended, or when it overtakes, at most once, in order, and never after
+        /// it was given up; and an overtaking cut names exactly the channels that have sent their barrier or ended.
         #[test]
         fn c1_cuts_are_complete_and_in_order(events in prop::collection::vec(
             prop_oneof![
                 12 => (0usize..3, 1u64..6).prop_map(|(channel, id)| Event::Barrier(channel, id)),
                 1 => (0usize..3).prop_map(Event::End),
                 1 => (1u64..6).prop_map(Event::Abort),
+                2 => (1u64..6).prop_map(Event::Overtake),
             ], 0..60)) {
             let mut aligner = Aligner::new(3);
             let (mut ended, mut sent, mut last_cut) = ([false; 3], [0u64; 3], 0);
@@ -186,12 +223,18 @@ mod tests {
                     Event::Barrier(channel, id) => sent[channel] = id,
                     Event::End(channel) if ended[channel] || aligner.is_blocked(channel) => continue,
                     Event::End(channel) => ended[channel] = true,
-                    Event::Abort(_) => {}
+                    Event::Abort(_) | Event::Overtake(_) => {}
+                }
+                if let Event::Overtake(id) = event {
+                    let passed = aligner.clone().on_overtake(CheckpointId(id));
+                    let expected: Vec<bool> = (0..3).map(|channel| ended[channel] || sent[channel] == id).collect();
+                    prop_assert!(passed.is_none_or(|passed| passed == expected));
                 }
                 let aborted = if let Event::Abort(id) = event { id } else { 0 };
                 if let Verdict::Complete(CheckpointId(id)) = play(&mut aligner, event) {
                     prop_assert!(id > last_cut && id > aborted);
-                    prop_assert!((0..3).all(|channel| ended[channel] || sent[channel] == id));
+                    let is_whole = (0..3).all(|channel| ended[channel] || sent[channel] == id);
+                    prop_assert!(is_whole || matches!(event, Event::Overtake(_)));
                     last_cut = id;
                 }
                 // Nobody is blocked for nothing: someone still owes the barrier.

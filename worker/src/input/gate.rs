@@ -1,17 +1,22 @@
 //! The input gate of one task: one queue that all its channels fill, in the order of arrival; order within a channel is
 //! kept. Filled by `exchange` (local senders, the receiver), emptied by the operator task. Each channel holds at most
-//! its credit and one element more, so the queue is bounded by channels * (credit + one batch).
+//! its credit and one element more, so the queue is bounded by channels * (credit + one batch); a sender whose barrier
+//! overtakes adds what it had ready, once, and then waits until all of that is consumed.
+//!
+//! A barrier is announced to the task when it comes, behind whatever it stands.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use weir_core::StreamElement;
+use weir_core::{CheckpointId, EventTime, StreamElement, SubtaskIndex};
 use weir_proto::v1::Frame;
 
-use crate::error::TaskError;
+use super::hurry::Hurry;
+use super::in_flight::{Carried, ChannelAtCut, InFlight, Recording, RestoredChannel};
+use crate::error::{DEPLOY_INVALID, TaskError};
 use crate::exchange::credit::Credits;
 use crate::exchange::frame;
 
@@ -34,6 +39,10 @@ pub struct ChannelInput {
     pub input: usize,
     /// Schema of its rows.
     pub schema: SchemaRef,
+    /// Name of its edge, the same in every plan that has it.
+    pub edge: Arc<str>,
+    /// Who sends.
+    pub sender: SubtaskIndex,
 }
 
 /// One element out of the gate.
@@ -46,22 +55,25 @@ pub struct Received {
 }
 
 #[derive(Debug)]
-enum Payload {
-    Element(StreamElement),
-    /// Read where it is used, on the task's thread: the network's threads only carry bytes.
-    Encoded(Box<Frame>),
-}
-
-#[derive(Debug)]
 struct Item {
     channel: usize,
-    payload: Payload,
+    /// Read where it is used, on the task's thread: the network's threads only carry bytes.
+    payload: Carried,
     bytes: usize,
 }
 
 #[derive(Debug, Default)]
+struct Queue {
+    items: VecDeque<Item>,
+    /// What comes is also written down, for a checkpoint whose barrier has overtaken it.
+    recording: Option<Recording>,
+}
+
+#[derive(Debug, Default)]
 struct Shared {
-    queue: Mutex<VecDeque<Item>>,
+    queue: Mutex<Queue>,
+    /// Whom barriers are announced to; nobody when the job takes no checkpoints.
+    hurry: Option<Arc<Hurry>>,
     failure: Mutex<Option<TaskError>>,
     readable: Notify,
 }
@@ -76,6 +88,10 @@ pub struct Gate {
     /// What came on blocked channels, by channel; its room is not given back, so their senders stop.
     held: Vec<Held>,
     is_any_blocked: bool,
+    /// Credit of all channels.
+    room_bytes: usize,
+    /// How far the watermark of each channel had come, when a restore says it.
+    watermarks: Option<Vec<EventTime>>,
 }
 
 #[derive(Debug, Default)]
@@ -93,21 +109,32 @@ pub struct GateSender {
 }
 
 impl Gate {
+    /// A gate that announces its barriers.
+    pub fn new(hurry: Arc<Hurry>) -> Self {
+        Gate { shared: Arc::new(Shared { hurry: Some(hurry), ..Shared::default() }), ..Gate::default() }
+    }
+
     /// Opens a channel from a task of this worker.
     pub fn open_local(&mut self, input: ChannelInput, credit_bytes: usize) -> GateSender {
         let credits = Arc::new(Credits::new(credit_bytes));
-        let channel = self.open(input, Arc::clone(&credits) as Arc<dyn ReturnCredit>);
+        let channel = self.open(input, Arc::clone(&credits) as Arc<dyn ReturnCredit>, credit_bytes);
         GateSender { shared: Arc::clone(&self.shared), channel, credits }
     }
 
-    /// Opens a channel from another worker; its receiver keeps the account.
-    pub fn open_remote(&mut self, input: ChannelInput, returns: Arc<dyn ReturnCredit>) -> RemoteGateSender {
-        let channel = self.open(input, returns);
+    /// Opens a channel from another worker; its receiver keeps the account of `credit_bytes`.
+    pub fn open_remote(
+        &mut self,
+        input: ChannelInput,
+        returns: Arc<dyn ReturnCredit>,
+        credit_bytes: usize,
+    ) -> RemoteGateSender {
+        let channel = self.open(input, returns, credit_bytes);
         RemoteGateSender { shared: Arc::clone(&self.shared), channel }
     }
 
-    fn open(&mut self, input: ChannelInput, returns: Arc<dyn ReturnCredit>) -> usize {
+    fn open(&mut self, input: ChannelInput, returns: Arc<dyn ReturnCredit>, credit_bytes: usize) -> usize {
         self.channels.push((input, returns));
+        self.room_bytes = self.room_bytes.saturating_add(credit_bytes);
         self.held.push(Held::default());
         self.channels.len() - 1
     }
@@ -115,6 +142,11 @@ impl Gate {
     /// How many channels there are.
     pub fn channel_count(&self) -> usize {
         self.channels.len()
+    }
+
+    /// The schemas of all channels, by edge.
+    pub fn schemas(&self) -> BTreeMap<String, SchemaRef> {
+        self.channels.iter().map(|(input, _)| (input.edge.to_string(), SchemaRef::clone(&input.schema))).collect()
     }
 
     /// Which input of the head operator a channel feeds.
@@ -133,10 +165,7 @@ impl Gate {
             };
         };
         let (input, returns) = &self.channels[channel];
-        let element = match payload {
-            Payload::Element(element) => element,
-            Payload::Encoded(frame) => frame::decode(*frame, &input.schema)?,
-        };
+        let element = payload.read(&input.schema)?;
         returns.give_back(bytes);
         Ok(Some(Received { channel, element }))
     }
@@ -144,7 +173,7 @@ impl Gate {
     fn pop(&mut self) -> Option<Item> {
         loop {
             if self.taken.is_empty() {
-                std::mem::swap(&mut self.taken, &mut *self.shared.queue.lock());
+                std::mem::swap(&mut self.taken, &mut self.shared.queue.lock().items);
             }
             let item = self.taken.pop_front()?;
             if !(self.is_any_blocked && self.held[item.channel].is_blocked) {
@@ -171,6 +200,55 @@ impl Gate {
         }
     }
 
+    /// The barrier of a checkpoint overtakes what lies here, on the channels where it has not `passed`: this is written
+    /// down, and what comes until the barrier does. `watermarks` are those of the channels at this moment. The task goes
+    /// on with all of it.
+    pub fn overtake(&mut self, checkpoint: CheckpointId, passed: &[bool], watermarks: &[EventTime]) -> InFlight {
+        self.unblock_all();
+        let mut queue = self.shared.queue.lock();
+        let is_open = passed.iter().map(|has_passed| !has_passed).collect();
+        let (mut recording, recorded) = Recording::new(checkpoint, is_open, self.room_bytes);
+        for Item { channel, payload, bytes } in self.taken.iter().chain(&queue.items) {
+            recording.see(*channel, payload, *bytes);
+        }
+        queue.recording = Some(recording).filter(|recording| !recording.is_over());
+        let at_cut = self.channels.iter().zip(watermarks).map(|((input, _), watermark)| ChannelAtCut {
+            edge: Arc::clone(&input.edge),
+            sender: input.sender,
+            schema: SchemaRef::clone(&input.schema),
+            watermark: *watermark,
+        });
+        InFlight { channels: at_cut.collect(), recorded }
+    }
+
+    /// Begins with what a checkpoint had in flight, in front of everything that comes.
+    ///
+    /// **Errors**: a channel that is not here: another plan's checkpoint.
+    pub fn take_back(&mut self, restored: Vec<RestoredChannel>) -> Result<(), TaskError> {
+        if restored.is_empty() {
+            return Ok(());
+        }
+        let mut watermarks = vec![EventTime::MIN; self.channels.len()];
+        for RestoredChannel { edge, sender, watermark, elements } in restored {
+            let is_it = |input: &ChannelInput| *input.edge == *edge && input.sender == sender;
+            let channel = self.channels.iter().position(|(input, _)| is_it(input)).ok_or_else(|| {
+                let message = format!("the checkpoint has rows in flight from subtask {sender} of edge '{edge}', and the task has no such channel");
+                TaskError::internal(DEPLOY_INVALID, message)
+            })?;
+            watermarks[channel] = watermark;
+            // Nobody lent room to them.
+            let item = |element| Item { channel, payload: Carried::Element(element), bytes: 0 };
+            self.taken.extend(elements.into_iter().map(item));
+        }
+        self.watermarks = Some(watermarks);
+        Ok(())
+    }
+
+    /// How far the watermark of each channel had come, when a restore has said it.
+    pub fn restored_watermarks(&mut self) -> Option<Vec<EventTime>> {
+        self.watermarks.take()
+    }
+
     /// The next element; waits while there is none. **Cancel safety**: loses nothing.
     pub async fn next(&mut self) -> Result<Received, TaskError> {
         loop {
@@ -184,11 +262,21 @@ impl Gate {
 
 impl Shared {
     fn push(&self, item: Item) {
+        let barrier = item.payload.barrier();
         let was_empty = {
             let mut queue = self.queue.lock();
-            queue.push_back(item);
-            queue.len() == 1
+            if let Some(recording) = &mut queue.recording {
+                recording.see(item.channel, &item.payload, item.bytes);
+                if recording.is_over() {
+                    queue.recording = None;
+                }
+            }
+            queue.items.push_back(item);
+            queue.items.len() == 1
         };
+        if let (Some(hurry), Some(barrier)) = (&self.hurry, barrier) {
+            hurry.came(barrier);
+        }
         if was_empty {
             self.readable.notify_one();
         }
@@ -203,7 +291,7 @@ impl GateSender {
 
     /// Puts an element that costs `bytes` into the gate.
     pub fn push(&self, element: StreamElement, bytes: usize) {
-        self.shared.push(Item { channel: self.channel, payload: Payload::Element(element), bytes });
+        self.shared.push(Item { channel: self.channel, payload: Carried::Element(element), bytes });
     }
 }
 
@@ -218,7 +306,7 @@ impl RemoteGateSender {
     /// Puts a frame into the gate.
     pub fn push(&self, frame: Frame) {
         let bytes = frame::cost(&frame);
-        self.shared.push(Item { channel: self.channel, payload: Payload::Encoded(Box::new(frame)), bytes });
+        self.shared.push(Item { channel: self.channel, payload: Carried::Encoded(Box::new(frame)), bytes });
     }
 
     /// The channel broke: the task fails after what has arrived.
@@ -240,7 +328,7 @@ mod tests {
     use crate::exchange::credit::ELEMENT_BYTES;
 
     fn input() -> ChannelInput {
-        ChannelInput { input: 0, schema: Arc::new(Schema::empty()) }
+        ChannelInput { input: 0, schema: Arc::new(Schema::empty()), edge: "e".into(), sender: SubtaskIndex(0) }
     }
 
     /// Carries c3 of the failure list: with one byte of credit everything flows, in order per channel.

@@ -57,6 +57,22 @@ impl WatermarkValve {
         WatermarkValve { watermark, greatest: watermark, ..Self::new(channel_count) }
     }
 
+    /// The same, with the channels as they were: each is active and has promised this much.
+    pub fn continued(channels: &[EventTime], watermark: EventTime) -> Self {
+        let times = channels.iter().copied().filter(|time| *time < EventTime::MAX);
+        WatermarkValve {
+            channels: channels.iter().map(|time| (*time, Status::Active)).collect(),
+            watermark,
+            greatest: times.max().unwrap_or(watermark).max(watermark),
+            is_idle: false,
+        }
+    }
+
+    /// What each channel has promised.
+    pub fn channel_watermarks(&self) -> Vec<EventTime> {
+        self.channels.iter().map(|(time, _)| *time).collect()
+    }
+
     /// A channel's watermark; one that goes back is ignored.
     pub fn on_watermark(&mut self, channel: usize, watermark: EventTime) -> Change {
         let (last, _) = &mut self.channels[channel];

@@ -15,6 +15,7 @@ use weir_operator_api::OperatorError;
 use super::partition::Partitioner;
 use crate::error::TaskError;
 use crate::exchange::ChannelSender;
+use crate::input::Hurry;
 
 /// Bytes at which a batch is full whatever its rows.
 pub const BATCH_BYTES: usize = 256 * 1024;
@@ -58,10 +59,16 @@ impl EdgeWriter {
         EdgeWriter { partitioner, options, channels, pending, ready: Vec::new(), deadline: None }
     }
 
-    /// Takes an element at `now` (monotonic) and sends what is due; waits for room.
+    /// Takes an element at `now` (monotonic) and sends what is due; waits for room, unless and until `hurry` says that
+    /// there is no time to.
     ///
     /// **Errors**: a channel broke.
-    pub async fn write(&mut self, element: StreamElement, now: Duration) -> Result<(), TaskError> {
+    pub async fn write(
+        &mut self,
+        element: StreamElement,
+        now: Duration,
+        hurry: Option<&Hurry>,
+    ) -> Result<(), TaskError> {
         match element {
             StreamElement::Batch(batch) => self
                 .add_rows(batch, now)
@@ -73,7 +80,7 @@ impl EdgeWriter {
                 self.ready.extend((0..self.channels.len()).map(|target| (target, other.clone())));
             }
         }
-        self.send_ready().await
+        self.send_ready(hurry).await
     }
 
     /// When [`EdgeWriter::flush_due`] is to be called, if anything waits.
@@ -82,7 +89,7 @@ impl EdgeWriter {
     }
 
     /// Sends what has waited long enough at `now`.
-    pub async fn flush_due(&mut self, now: Duration) -> Result<(), TaskError> {
+    pub async fn flush_due(&mut self, now: Duration, hurry: Option<&Hurry>) -> Result<(), TaskError> {
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             for target in 0..self.pending.len() {
                 if self.pending[target].since.is_some_and(|since| since + self.options.flush_interval <= now) {
@@ -90,14 +97,14 @@ impl EdgeWriter {
                 }
             }
             self.find_deadline();
-            self.send_ready().await?;
+            self.send_ready(hurry).await?;
         }
         Ok(())
     }
 
-    async fn send_ready(&mut self) -> Result<(), TaskError> {
+    async fn send_ready(&mut self, hurry: Option<&Hurry>) -> Result<(), TaskError> {
         for (target, element) in self.ready.drain(..) {
-            self.channels[target].send(element).await?;
+            self.channels[target].send(element, hurry).await?;
         }
         Ok(())
     }

@@ -42,7 +42,8 @@ fn writer(targets: usize, options: WriterOptions) -> (EdgeWriter, Vec<Gate>) {
     let (mut gates, mut channels) = (Vec::new(), Vec::new());
     for target in 0..targets {
         let mut gate = Gate::default();
-        let sender = gate.open_local(ChannelInput { input: 0, schema: schema.clone() }, 1 << 30);
+        let input = ChannelInput { input: 0, schema: schema.clone(), edge: "e".into(), sender: SubtaskIndex(0) };
+        let sender = gate.open_local(input, 1 << 30);
         let key = ChannelKey { edge: EdgeId(0), source: SubtaskIndex(0), target: SubtaskIndex(target as u32) };
         channels.push(ChannelSender::local(key, sender));
         gates.push(gate);
@@ -71,19 +72,19 @@ proptest! {
         for step in steps {
             match step {
                 Step::Rows(count) => {
-                    now_or_never(writer.write(StreamElement::Batch(numbers(next, count)), now));
+                    now_or_never(writer.write(StreamElement::Batch(numbers(next, count)), now, None));
                     next += count as i64;
                 }
-                Step::Watermark => now_or_never(writer.write(StreamElement::Watermark(EventTime(next - 1)), now)),
-                Step::Idle => now_or_never(writer.write(StreamElement::Idle, now)),
+                Step::Watermark => now_or_never(writer.write(StreamElement::Watermark(EventTime(next - 1)), now, None)),
+                Step::Idle => now_or_never(writer.write(StreamElement::Idle, now, None)),
                 Step::Wait(ms) => {
                     now += Duration::from_millis(ms);
-                    now_or_never(writer.flush_due(now));
+                    now_or_never(writer.flush_due(now, None));
                     prop_assert!(writer.deadline().is_none_or(|deadline| deadline > now));
                 }
             }
         }
-        now_or_never(writer.write(StreamElement::EndOfInput, now));
+        now_or_never(writer.write(StreamElement::EndOfInput, now, None));
         prop_assert_eq!(writer.deadline(), None);
         let mut all = Vec::new();
         for gate in &mut gates {
@@ -116,11 +117,11 @@ fn small_pieces_leave_as_one_batch_when_it_is_full() {
     let options = WriterOptions { batch_rows: 100, flush_interval: Duration::from_millis(5) };
     let (mut writer, mut gates) = writer(1, options);
     for n in 0..9 {
-        now_or_never(writer.write(StreamElement::Batch(numbers(n * 11, 11)), Duration::ZERO));
+        now_or_never(writer.write(StreamElement::Batch(numbers(n * 11, 11)), Duration::ZERO, None));
     }
     assert!(gates[0].try_next().expect("no channel breaks").is_none(), "99 rows wait");
-    now_or_never(writer.write(StreamElement::Watermark(EventTime(98)), Duration::ZERO));
-    now_or_never(writer.write(StreamElement::Batch(numbers(99, 11)), Duration::ZERO));
+    now_or_never(writer.write(StreamElement::Watermark(EventTime(98)), Duration::ZERO, None));
+    now_or_never(writer.write(StreamElement::Batch(numbers(99, 11)), Duration::ZERO, None));
     let mut next = || gates[0].try_next().expect("no channel breaks").map(|received| received.element);
     assert!(matches!(next(), Some(StreamElement::Batch(batch)) if batch.num_rows() == 110 && batch.origin_us == 0));
     assert!(matches!(next(), Some(StreamElement::Watermark(EventTime(98)))), "it only came later");
@@ -131,7 +132,7 @@ fn last_time_before_the_end_is_not_swallowed_by_the_end() {
     let options = WriterOptions { batch_rows: 8192, flush_interval: Duration::from_millis(5) };
     let (mut writer, mut gates) = writer(2, options);
     for watermark in [EventTime(5), EventTime(7), EventTime::MAX] {
-        now_or_never(writer.write(StreamElement::Watermark(watermark), Duration::ZERO));
+        now_or_never(writer.write(StreamElement::Watermark(watermark), Duration::ZERO, None));
     }
     for gate in &mut gates {
         let mut watermarks = Vec::new();

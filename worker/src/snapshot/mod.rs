@@ -2,6 +2,7 @@
 //! task takes back is fetched, verified and cut to its key groups. Tasks and `agent` use it; it decides nothing.
 
 pub mod encode;
+pub mod in_flight;
 pub mod objects;
 pub mod restore;
 pub mod reuse;

@@ -7,15 +7,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arrow_schema::SchemaRef;
 use futures::stream::{self, Stream, StreamExt, TryStreamExt};
 use tokio::runtime::Handle;
-use weir_checkpoint::{CheckpointStore, SectionRef, SubtaskState, TableScope, TaskState};
+use weir_checkpoint::{ChannelState, CheckpointStore, SectionRef, SubtaskState, TableScope, TaskState};
 use weir_core::{EventTime, KeyGroupRange, OperatorUid, SubtaskIndex};
 use weir_operator_api::SinkState;
 use weir_state::{StateScope, StateTable};
 
-use super::encode;
-use crate::error::TaskError;
+use super::{encode, in_flight};
+use crate::error::{DEPLOY_INVALID, TaskError};
+use crate::input::in_flight::RestoredChannel;
 
 /// Sections of one task that are fetched at once.
 const FETCHES_MAX: usize = 4;
@@ -33,7 +35,12 @@ pub struct RestoredOperator {
     pub tables: Vec<StateTable>,
     /// For sinks: what each old subtask gave.
     pub sinks: Vec<SinkState>,
+    /// What the channels of the task had in flight, of the head of a chain.
+    pub in_flight: Vec<RestoredChannel>,
 }
+
+/// Schema of the rows of each edge that feeds the task, by name.
+pub type EdgeSchemas = BTreeMap<String, SchemaRef>;
 
 /// What the operators of one task take back at once, by their names in the state.
 pub type RestoredTask = BTreeMap<OperatorUid, RestoredOperator>;
@@ -65,7 +72,7 @@ pub async fn begin(
     state: TaskState,
     store: Arc<dyn CheckpointStore>,
     range: KeyGroupRange,
-    keyed_rows: BTreeMap<OperatorUid, KeyedRows>,
+    (keyed_rows, edges): (BTreeMap<OperatorUid, KeyedRows>, EdgeSchemas),
 ) -> Result<(RestoredTask, Vec<KeyedSection>), TaskError> {
     let mut by_operator: BTreeMap<OperatorUid, Vec<SubtaskState>> = BTreeMap::new();
     for operator in state.operators {
@@ -89,7 +96,7 @@ pub async fn begin(
                 }
             }
         }
-        let operator = fetch_operator(givers, &store, range).await;
+        let operator = fetch_operator(givers, &store, range, &edges).await;
         let operator = operator.map_err(|error| TaskError { operator: Some(id.clone()), ..error })?;
         restored.insert(id, operator);
     }
@@ -139,6 +146,7 @@ async fn fetch_operator(
     givers: Vec<SubtaskState>,
     store: &Arc<dyn CheckpointStore>,
     range: KeyGroupRange,
+    edges: &EdgeSchemas,
 ) -> Result<RestoredOperator, TaskError> {
     let least = |of: fn(&SubtaskState) -> EventTime| givers.iter().map(of).min().unwrap_or(EventTime::MIN);
     let mut operator = RestoredOperator {
@@ -147,10 +155,14 @@ async fn fetch_operator(
         counters: BTreeMap::new(),
         tables: Vec::new(),
         sinks: Vec::new(),
+        in_flight: Vec::new(),
     };
     for giver in givers {
         for (name, count) in giver.counters {
             *operator.counters.entry(name).or_default() += count;
+        }
+        for channel in giver.channels {
+            operator.in_flight.push(fetch_channel(channel, store, edges).await?);
         }
         let mut own = Vec::new();
         for table in giver.tables {
@@ -182,6 +194,26 @@ async fn fetch_operator(
         operator.sinks.push(sink_state(giver.subtask_index, giver.sink_states, own));
     }
     Ok(operator)
+}
+
+async fn fetch_channel(
+    channel: ChannelState,
+    store: &Arc<dyn CheckpointStore>,
+    edges: &EdgeSchemas,
+) -> Result<RestoredChannel, TaskError> {
+    let ChannelState { edge, sender, watermark, section } = channel;
+    let elements = match section {
+        None => Vec::new(),
+        Some(section) => {
+            let schema = edges.get(&edge).ok_or_else(|| {
+                let message = format!("the checkpoint has rows in flight on '{edge}', which does not feed this task");
+                TaskError::internal(DEPLOY_INVALID, message)
+            })?;
+            let payload = store.get_section(&section).await.map_err(|error| encode::of_store(&error))?;
+            in_flight::decode(payload, schema)?
+        }
+    };
+    Ok(RestoredChannel { edge, sender, watermark, elements })
 }
 
 fn sink_state(subtask: SubtaskIndex, values: Vec<weir_core::Value>, tables: Vec<StateTable>) -> SinkState {

@@ -9,6 +9,8 @@ use weir_core::{CheckpointId, EventTime, OperatorUid, SubtaskIndex, Value};
 use weir_operator_api::OperatorMetrics;
 use weir_state::FrozenTable;
 
+use crate::input::InFlight;
+
 /// State of one operator of a chain at a barrier.
 #[derive(Clone, Debug)]
 pub struct OperatorSnapshot {
@@ -35,7 +37,7 @@ pub struct OperatorSnapshot {
 }
 
 /// A task at a barrier.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct TaskSnapshot {
     /// Of which checkpoint.
     pub checkpoint: CheckpointId,
@@ -47,6 +49,8 @@ pub struct TaskSnapshot {
     pub alignment: Duration,
     /// The task stood still.
     pub freeze: Duration,
+    /// What the barrier has overtaken in the gate.
+    pub in_flight: Option<InFlight>,
 }
 
 /// Names of the counters that go on after a restore, with what they count.

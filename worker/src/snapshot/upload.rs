@@ -11,9 +11,10 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use weir_checkpoint::layout;
+use weir_checkpoint::state_object::SectionHeader;
 use weir_checkpoint::{
-    CheckpointError, CheckpointStore, Incarnation, OperatorTaskState, SectionRef, StateObjectWriter, SubtaskState,
-    TableScope, TableState, TaskState,
+    ChannelState, CheckpointError, CheckpointStore, Incarnation, OperatorTaskState, SectionRef, StateObjectWriter,
+    SubtaskState, TableScope, TableState, TaskState,
 };
 use weir_core::random::SplitMix64;
 use weir_core::{CheckpointId, Clock, FencingToken, JobId, OperatorUid};
@@ -23,11 +24,14 @@ use weir_state::state_table::FreezeError;
 use weir_state::{FrozenTable, StateScope};
 
 use super::encode::{SECTION_BYTES, append, encoding, of_store};
+use super::in_flight;
 use super::objects::{OBJECT_BYTES, Objects, Place};
 use super::reuse::{Memory, Pieces};
 use super::stores::Stores;
 use super::take::{OperatorSnapshot, TaskSnapshot};
 use crate::error::TaskError;
+use crate::input::Carried;
+use crate::input::in_flight::ChannelAtCut;
 
 /// Orders to trigger that are remembered for barriers that come later.
 const ORDERS_REMEMBERED: usize = 16;
@@ -148,11 +152,18 @@ impl Checkpointing {
         let inner = &self.inner;
         let checkpoint = snapshot.checkpoint;
         let order = self.order(checkpoint).await?;
+        let mut snapshot = snapshot;
+        let (mut channels, is_unaligned) = (Vec::new(), snapshot.in_flight.is_some());
+        if let Some(in_flight) = snapshot.in_flight.take() {
+            channels = in_flight.complete().await?;
+            snapshot.alignment = inner.clock.monotonic().saturating_sub(snapshot.began_at);
+        }
         let micros = |duration: Duration| duration.as_micros() as u64;
         let mut stats = v1::CheckpointStats {
             start_delay_us: micros(snapshot.began_at.saturating_sub(order.came_at)),
             alignment_us: micros(snapshot.alignment),
             freeze_us: micros(snapshot.freeze),
+            is_unaligned,
             ..v1::CheckpointStats::default()
         };
         let is_savepoint = !order.savepoint_directory.is_empty();
@@ -160,17 +171,18 @@ impl Checkpointing {
         let known = if is_savepoint { Pieces::new() } else { memory.lock().reusable(order.base) };
         let began = inner.clock.monotonic();
         let (objects, full) = Objects::new(OBJECT_BYTES);
-        let encoding = tokio::task::spawn_blocking(move || encode_all(snapshot, &known, objects));
+        let encoding = tokio::task::spawn_blocking(move || encode_all(snapshot, channels, &known, objects));
         let uploaded = self.upload(full, &order, &mut stats).await;
         let uploaded_at = inner.clock.monotonic();
         let encoded =
             encoding.await.map_err(|error| TaskError::internal("internal", format!("encoding broke: {error}")));
         // An upload that failed is why encoding could not go on.
         let sections = uploaded?;
-        let encoded = encoded??;
+        let Encoded { operators, in_flight_bytes } = encoded??;
+        stats.in_flight_bytes = in_flight_bytes;
         stats.write_us = micros(uploaded_at.saturating_sub(began)).saturating_sub(stats.upload_us);
         let mut pieces = Pieces::new();
-        let operators = encoded.into_iter().map(|operator| operator.finish(&sections, &mut pieces)).collect();
+        let operators = operators.into_iter().map(|operator| operator.finish(&sections, &mut pieces)).collect();
         let state = TaskState { operators };
         stats.bytes = state.section_bytes();
         if !is_savepoint {
@@ -222,11 +234,22 @@ impl Checkpointing {
     }
 }
 
+/// The channels of a task with what they had in flight.
+type Channels = Vec<(ChannelAtCut, Vec<Carried>)>;
+
+/// Operators whose rows are written.
+struct Encoded {
+    operators: Vec<EncodedOperator>,
+    in_flight_bytes: u64,
+}
+
 /// An operator whose rows are written.
 struct EncodedOperator {
     state: OperatorTaskState,
     /// For each table of the state, its pieces.
     pieces: Vec<Vec<Piece>>,
+    /// For each channel with elements in flight, its section.
+    channels: Vec<Option<Place>>,
 }
 
 /// Some rows of a table.
@@ -258,12 +281,20 @@ impl EncodedOperator {
                 table.sections.extend(references);
             }
         }
+        for (channel, number) in self.state.state.channels.iter_mut().zip(self.channels) {
+            channel.section = number.and_then(of_place);
+        }
         self.state
     }
 }
 
 /// Writes all rows that are not known.
-fn encode_all(snapshot: TaskSnapshot, known: &Pieces, mut objects: Objects) -> Result<Vec<EncodedOperator>, TaskError> {
+fn encode_all(
+    snapshot: TaskSnapshot,
+    channels: Channels,
+    known: &Pieces,
+    mut objects: Objects,
+) -> Result<Encoded, TaskError> {
     let mut operators = Vec::with_capacity(snapshot.operators.len());
     for operator in snapshot.operators {
         let mut tables = Vec::with_capacity(operator.tables.len());
@@ -271,10 +302,35 @@ fn encode_all(snapshot: TaskSnapshot, known: &Pieces, mut objects: Objects) -> R
             let pieces = encode_table(&operator.uid, table, known, &mut objects);
             tables.push(pieces.map_err(|error| TaskError { operator: Some(operator.uid.clone()), ..error })?);
         }
-        operators.push(EncodedOperator { state: without_sections(operator), pieces: tables });
+        operators.push(EncodedOperator { state: without_sections(operator), pieces: tables, channels: Vec::new() });
+    }
+    let mut in_flight_bytes = 0;
+    // The head of the chain is who takes what the channels bring.
+    if let Some(head) = operators.first_mut() {
+        for (channel, elements) in channels {
+            let rows = elements.len() as u64;
+            let section = match rows {
+                0 => None,
+                _ => {
+                    let payload = in_flight::encode(elements, &channel.schema)?;
+                    in_flight_bytes += payload.len() as u64;
+                    let (first_key_group, last_key_group) = (0, 0);
+                    let table = in_flight::IN_FLIGHT_TABLE.to_owned();
+                    let header = SectionHeader { table, rows, first_key_group, last_key_group };
+                    Some(objects.append(header, &payload)?)
+                }
+            };
+            head.channels.push(section);
+            head.state.state.channels.push(ChannelState {
+                edge: channel.edge.to_string(),
+                sender: channel.sender,
+                watermark: channel.watermark,
+                section: None,
+            });
+        }
     }
     objects.finish()?;
-    Ok(operators)
+    Ok(Encoded { operators, in_flight_bytes })
 }
 
 fn encode_table(
@@ -346,6 +402,7 @@ pub fn without_sections(operator: OperatorSnapshot) -> OperatorTaskState {
         splits: operator.splits,
         sink_states: operator.sink_states,
         committables: operator.committables,
+        channels: Vec::new(),
     };
     OperatorTaskState { uid: operator.uid, state }
 }

@@ -23,7 +23,7 @@ use super::counters::{TaskCounters, TaskKey};
 use super::runner::{Cuts, Runner, Sink};
 use super::source_task::Source;
 use crate::error::{DEPLOY_INVALID, OPEN_TIMEOUT, TaskError};
-use crate::input::Gate;
+use crate::input::{Gate, Hurry};
 use crate::output::EdgeWriter;
 use crate::snapshot::restore::{self, KeyedRows, RestoredTask};
 
@@ -80,6 +80,8 @@ pub struct TaskParts {
     pub counters: Arc<TaskCounters>,
     /// Where cuts go; absent when the job takes no checkpoints.
     pub cuts: Option<Arc<dyn Cuts>>,
+    /// When the task stops waiting for room, because a barrier has waited long enough.
+    pub hurry: Arc<Hurry>,
     /// What the task takes back, and from where.
     pub restore: Option<(TaskState, Arc<dyn CheckpointStore>)>,
 }
@@ -140,7 +142,9 @@ impl TaskParts {
     /// **Errors**: the first operator that does not open; sinks that did open are aborted.
     pub async fn build(mut self) -> Result<Built, TaskError> {
         let planned = self.vertex().operators.clone();
-        let (restored, rows) = self.begin_restore(&planned).await?;
+        let (mut restored, rows) = self.begin_restore(&planned).await?;
+        let head = restored.get_mut(&planned[0].uid);
+        self.gate.take_back(head.map(|head| std::mem::take(&mut head.in_flight)).unwrap_or_default())?;
         let opening: Vec<_> = planned.iter().map(|operator| self.open(operator, &restored)).collect();
         let opened = futures::future::join_all(opening).await;
         if opened.iter().any(Result::is_err) {
@@ -163,8 +167,8 @@ impl TaskParts {
         let groups = self.plan.options.key_group_count;
         let range = KeyGroupRange::of_subtask(self.key.subtask.0, self.vertex().parallelism, groups);
         let keyed_rows = planned.iter().map(|planned| (planned.uid.clone(), keyed_rows_of(planned))).collect();
-        let control = &self.environment.control;
-        let beginning = control.spawn(restore::begin(state, Arc::clone(&store), range, keyed_rows));
+        let (control, schemas) = (&self.environment.control, self.gate.schemas());
+        let beginning = control.spawn(restore::begin(state, Arc::clone(&store), range, (keyed_rows, schemas)));
         let gone = |error: tokio::task::JoinError| match error.try_into_panic() {
             Ok(payload) => TaskError::panic(payload.as_ref()),
             Err(_) => TaskError::external(OPEN_TIMEOUT, "the worker is shutting down"),
@@ -304,6 +308,8 @@ impl TaskParts {
             freeze: Duration::ZERO,
             memory: self.environment.budget.share(),
             spill_after: Duration::ZERO,
+            hurry: self.hurry,
+            is_cutting: false,
             clock,
         };
         Built { runner, head }

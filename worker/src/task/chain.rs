@@ -12,7 +12,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use weir_core::{Barrier, Batch, CheckpointId, Clock, EdgeId, EventTime, OperatorUid, StreamElement, SubtaskIndex};
+use weir_core::{
+    Barrier, Batch, CheckpointId, Clock, EdgeId, EventTime, OperatorUid, Passage, StreamElement, SubtaskIndex,
+};
 use weir_graph::{PlannedOperator, Target};
 use weir_operator_api::{BadRecord, Operator, OperatorError, OperatorMetrics, Output, OutputTag, Progress, SplitEvent};
 use weir_state::StateTable;
@@ -108,6 +110,8 @@ pub struct Chain {
     clock: Arc<dyn Clock>,
     subtask: u32,
     frozen: Vec<Option<OperatorSnapshot>>,
+    /// Of the barrier at hand.
+    passage: Passage,
 }
 
 impl Chain {
@@ -121,7 +125,7 @@ impl Chain {
         let nodes = planned.iter().zip(parts).map(|(planned, (body, metrics))| Node::new(planned, body, metrics));
         let nodes: Vec<Node> = nodes.collect();
         let frozen = vec![None; nodes.len()];
-        Chain { nodes, pending: VecDeque::new(), error: None, clock, subtask, frozen }
+        Chain { nodes, pending: VecDeque::new(), error: None, clock, subtask, frozen, passage: Passage::Waits }
     }
 
     /// The next thing to send.
@@ -154,8 +158,9 @@ impl Chain {
         self.check()
     }
 
-    /// A barrier has come on all inputs of the head operator.
-    pub fn barrier(&mut self, checkpoint: CheckpointId) -> Result<(), TaskError> {
+    /// A barrier has come on all inputs of the head operator, or has overtaken what is in front of it there.
+    pub fn barrier(&mut self, Barrier { checkpoint, passage }: Barrier) -> Result<(), TaskError> {
+        self.passage = passage;
         self.frozen.iter_mut().for_each(|frozen| *frozen = None);
         self.call(0, Call::Barrier(checkpoint));
         self.check()
@@ -255,6 +260,11 @@ impl Chain {
         }
         self.check()?;
         Ok(true)
+    }
+
+    /// Whether an operator has more to emit before it can take anything.
+    pub fn is_unfinished(&self) -> bool {
+        self.nodes.iter().any(|node| node.unfinished.is_some())
     }
 
     /// Bytes of state in all operators.
@@ -404,7 +414,7 @@ impl Chain {
             }
         }
         self.frozen[index] = Some(snapshot);
-        self.to_edges(index, &StreamElement::Barrier(Barrier { checkpoint }));
+        self.to_edges(index, &StreamElement::Barrier(Barrier { checkpoint, passage: self.passage }));
         self.to_children(index, || Call::Barrier(checkpoint));
     }
 

@@ -1,26 +1,29 @@
-//! The loop of a task that is fed by exchanges: next element out of the gate, through the chain, on.
+//! The loop of a task that is fed by exchanges: next element out of the gate, through the chain, on. A barrier that has
+//! waited long enough comes first: between two elements it overtakes what is in the gate.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use weir_core::{CheckpointId, EventTime, StreamElement};
+use weir_core::{Barrier, CheckpointId, EventTime, Passage, StreamElement};
 
 use super::counters::Doing;
 use super::orders::TaskOrder;
-use super::runner::Runner;
+use super::runner::{CutHere, Runner};
 use crate::error::TaskError;
 use crate::input::align::Verdict;
 use crate::input::watermark::Change;
-use crate::input::{Aligner, Gate, Received, WatermarkValve};
+use crate::input::{Aligner, Gate, InFlight, Received, WatermarkValve};
 
 struct Loop<'a> {
     runner: &'a mut Runner,
     gate: &'a mut Gate,
     valve: WatermarkValve,
     aligner: Aligner,
-    /// When the first barrier of the checkpoint at hand came, monotonic.
+    /// When the first barrier of the checkpoint at hand was met, monotonic.
     began_at: Duration,
+    /// Whether the barrier at hand may overtake further down.
+    passage: Passage,
 }
 
 /// What woke the loop.
@@ -28,6 +31,7 @@ enum Woken {
     Received(Received),
     Order(Option<TaskOrder>),
     Timer,
+    Hurry,
 }
 
 /// Runs until all channels have ended. Dropped to cancel.
@@ -39,9 +43,16 @@ pub async fn run(
     let (channels, watermark) = (gate.channel_count(), runner.chain.head_watermark());
     // The end of an earlier attempt's input is no time.
     let watermark = if watermark == EventTime::MAX { EventTime::MIN } else { watermark };
-    let (valve, aligner) = (WatermarkValve::restored(channels, watermark), Aligner::new(channels));
-    let mut task = Loop { runner, gate, valve, aligner, began_at: Duration::ZERO };
+    let valve = match gate.restored_watermarks() {
+        Some(channels) => WatermarkValve::continued(&channels, watermark),
+        None => WatermarkValve::restored(channels, watermark),
+    };
+    let aligner = Aligner::new(channels);
+    let mut task = Loop { runner, gate, valve, aligner, began_at: Duration::ZERO, passage: Passage::Waits };
     loop {
+        if let Some(checkpoint) = task.runner.hurry.overtaking() {
+            task.overtake(checkpoint).await?;
+        }
         let woken = match task.gate.try_next()? {
             Some(received) => Woken::Received(received),
             None => task.wait(orders).await?,
@@ -53,7 +64,7 @@ pub async fn run(
                 }
             }
             Woken::Order(Some(order)) => task.obey(&order),
-            Woken::Order(None) | Woken::Timer => {}
+            Woken::Order(None) | Woken::Timer | Woken::Hurry => {}
         }
         while let Ok(order) = orders.try_recv() {
             task.obey(&order);
@@ -67,12 +78,14 @@ impl Loop<'_> {
     async fn wait(&mut self, orders: &mut mpsc::Receiver<TaskOrder>) -> Result<Woken, TaskError> {
         let runner = &*self.runner;
         let (deadline, clock, counters) = (runner.deadline(), Arc::clone(&runner.clock), Arc::clone(&runner.counters));
+        let hurry = Arc::clone(&runner.hurry);
         let wait = async {
             tokio::select! {
                 biased;
                 received = self.gate.next() => received.map(Woken::Received),
                 order = orders.recv(), if !orders.is_closed() => Ok(Woken::Order(order)),
                 () = Runner::wait_for_deadline(deadline, clock.as_ref()) => Ok(Woken::Timer),
+                () = hurry.wait() => Ok(Woken::Hurry),
             }
         };
         counters.watch(Doing::Idle, wait).await
@@ -99,7 +112,9 @@ impl Loop<'_> {
             StreamElement::Barrier(barrier) => {
                 if self.aligner.current() != Some(barrier.checkpoint) {
                     self.began_at = self.runner.clock.monotonic();
+                    self.passage = barrier.passage;
                 }
+                self.passage = self.passage.max(barrier.passage);
                 let verdict = self.aligner.on_barrier(channel, barrier.checkpoint);
                 self.aligned(channel, verdict).await?;
                 Change::default()
@@ -116,6 +131,7 @@ impl Loop<'_> {
     fn obey(&mut self, order: &TaskOrder) {
         match order {
             TaskOrder::Aborted(checkpoint) => {
+                self.runner.hurry.passed(*checkpoint);
                 if self.aligner.on_abort(*checkpoint) == Verdict::Released {
                     self.gate.unblock_all();
                 }
@@ -136,14 +152,27 @@ impl Loop<'_> {
                 self.gate.block(channel);
                 Ok(())
             }
-            Verdict::Complete(checkpoint) => self.cut(checkpoint).await,
+            Verdict::Complete(checkpoint) => {
+                self.cut(Barrier { checkpoint, passage: self.passage }, None).await?;
+                self.gate.unblock_all();
+                Ok(())
+            }
         }
     }
 
-    async fn cut(&mut self, checkpoint: CheckpointId) -> Result<(), TaskError> {
-        self.runner.cut(checkpoint, self.began_at, Vec::new()).await?;
-        self.gate.unblock_all();
-        Ok(())
+    /// The time of an alignment is over: the cut is here, and what the barrier overtakes belongs to the checkpoint.
+    async fn overtake(&mut self, checkpoint: CheckpointId) -> Result<(), TaskError> {
+        let Some(passed) = self.aligner.on_overtake(checkpoint) else {
+            self.runner.hurry.passed(checkpoint);
+            return Ok(());
+        };
+        let in_flight = self.gate.overtake(checkpoint, &passed, &self.valve.channel_watermarks());
+        self.cut(Barrier { checkpoint, passage: Passage::Overtakes }, Some(in_flight)).await
+    }
+
+    async fn cut(&mut self, barrier: Barrier, in_flight: Option<InFlight>) -> Result<(), TaskError> {
+        let began_at = self.runner.hurry.came_at(barrier.checkpoint).unwrap_or(self.began_at);
+        self.runner.cut(CutHere { barrier, began_at, splits: Vec::new(), in_flight }).await
     }
 
     async fn apply(&mut self, change: Change) -> Result<(), TaskError> {

@@ -1,6 +1,6 @@
 //! What a running task is told about checkpoints. `agent` sends, the two loops obey between two elements.
 
-use weir_core::CheckpointId;
+use weir_core::{Barrier, CheckpointId};
 
 /// Orders that may wait for a task. One that finds no room is dropped: a trigger is declined, a confirmation is only a
 /// chance to forget early, and a checkpoint that was given up is overtaken by the next one's barrier.
@@ -11,8 +11,8 @@ pub const ORDERS_MAX: usize = 64;
 pub enum TaskOrder {
     /// A source puts a barrier into its stream.
     Trigger {
-        /// Of which checkpoint.
-        checkpoint: CheckpointId,
+        /// The barrier.
+        barrier: Barrier,
         /// What it does behind it.
         after: AfterBarrier,
     },

@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use weir_checkpoint::SplitState;
-use weir_core::{CheckpointId, Clock, EdgeId, OperatorUid, Value};
+use weir_core::{Barrier, CheckpointId, Clock, EdgeId, OperatorUid, Value};
 use weir_operator_api::{Committable, Cut, PreparedOutput, SinkReport, SinkWriter};
 use weir_state::{FrozenTable, MemoryShare, StateTable};
 
 use super::chain::{Chain, Pending};
 use super::counters::{Doing, TaskCounters};
 use crate::error::TaskError;
+use crate::input::{Hurry, InFlight};
 use crate::output::EdgeWriter;
 use crate::snapshot::{OperatorSnapshot, TaskSnapshot};
 
@@ -83,6 +84,23 @@ pub struct Runner {
     pub memory: MemoryShare,
     /// Not before this is state put on disk.
     pub spill_after: Duration,
+    /// When the task stops waiting for room, because a barrier has waited long enough.
+    pub hurry: Arc<Hurry>,
+    /// A barrier is on its way through the chain.
+    pub is_cutting: bool,
+}
+
+/// A cut through the stream of a task.
+#[derive(Debug)]
+pub struct CutHere {
+    /// The barrier, as it goes on.
+    pub barrier: Barrier,
+    /// When the first barrier of the checkpoint came, monotonic.
+    pub began_at: Duration,
+    /// Where the source of the task stands.
+    pub splits: Vec<SplitState>,
+    /// What the barrier has overtaken in the gate.
+    pub in_flight: Option<InFlight>,
 }
 
 impl Runner {
@@ -108,7 +126,11 @@ impl Runner {
                 let Some(writer) = self.writers.get_mut(&edge) else {
                     return Err(TaskError::internal("internal", format!("edge {edge} has no writer in this task")));
                 };
-                let write = writer.write(element, self.clock.monotonic());
+                // An operator with more to emit could fill the memory; it goes on at the pace of its receivers, and the
+                // barrier waits for it. What operators only hold back is little, and goes out in front of the barrier.
+                let may_hurry = self.is_cutting || !self.chain.is_unfinished();
+                let hurry = may_hurry.then_some(self.hurry.as_ref());
+                let write = writer.write(element, self.clock.monotonic(), hurry);
                 self.counters.watch(Doing::BackPressured, write).await
             }
             Pending::Sink { sink, node, batch } => {
@@ -186,7 +208,8 @@ impl Runner {
             return Ok(());
         }
         for writer in self.writers.values_mut() {
-            self.counters.watch(Doing::BackPressured, writer.flush_due(now)).await?;
+            let flushed = writer.flush_due(now, Some(self.hurry.as_ref()));
+            self.counters.watch(Doing::BackPressured, flushed).await?;
         }
         if self.sinks_due.is_some_and(|due| due <= now) {
             self.sinks_due = None;
@@ -206,22 +229,22 @@ impl Runner {
         }
     }
 
-    /// The barrier of a checkpoint has come on all inputs: freezes the operators, lets the barrier through, and hands on
-    /// what was frozen. `began_at` is when the first barrier came, `splits` where the source of the task stands.
-    pub async fn cut(
-        &mut self,
-        checkpoint: CheckpointId,
-        began_at: Duration,
-        splits: Vec<SplitState>,
-    ) -> Result<(), TaskError> {
+    /// The barrier of a checkpoint has come on all inputs, or overtakes: freezes the operators, lets the barrier through,
+    /// and hands on what was frozen.
+    pub async fn cut(&mut self, here: CutHere) -> Result<(), TaskError> {
+        let CutHere { barrier, began_at, splits, in_flight } = here;
+        let checkpoint = barrier.checkpoint;
         let Some(cuts) = self.cuts.clone() else {
             return Err(TaskError::internal("internal", "a barrier came, but this job takes no checkpoints"));
         };
         let aligned_at = self.clock.monotonic();
         self.freeze = Duration::ZERO;
-        self.chain.barrier(checkpoint)?;
+        self.is_cutting = true;
+        self.chain.barrier(barrier)?;
         self.freeze += self.clock.monotonic().saturating_sub(aligned_at);
         self.settle().await?;
+        self.is_cutting = false;
+        self.hurry.passed(checkpoint);
         let mut operators = self.chain.frozen();
         if let Some(head) = operators.first_mut() {
             head.splits = splits;
@@ -235,7 +258,7 @@ impl Runner {
             }
         }
         let alignment = aligned_at.saturating_sub(began_at);
-        cuts.taken(TaskSnapshot { checkpoint, operators, began_at, alignment, freeze: self.freeze });
+        cuts.taken(TaskSnapshot { checkpoint, operators, began_at, alignment, freeze: self.freeze, in_flight });
         Ok(())
     }
 

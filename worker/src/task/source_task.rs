@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use weir_checkpoint::SplitState;
-use weir_core::{CheckpointId, EventTime, OperatorUid};
+use weir_core::{Barrier, EventTime, OperatorUid, Passage};
 use weir_operator_api::{SourceEvent, SourceReader, Split, SplitEvent};
 
 use super::counters::Doing;
 use super::orders::{AfterBarrier, TaskOrder};
-use super::runner::Runner;
+use super::runner::{CutHere, Runner};
 use super::supervise::StopMode;
 use crate::error::TaskError;
 
@@ -83,18 +83,23 @@ pub async fn run(
 
 /// Obeys an order; `true` when nothing is to be read after it.
 async fn obey(runner: &mut Runner, source: &mut Source, order: TaskOrder) -> Result<bool, TaskError> {
-    let (checkpoint, after) = match order {
-        TaskOrder::Trigger { checkpoint, after } => (checkpoint, after),
+    let (barrier, after) = match order {
+        TaskOrder::Trigger { barrier, after } => (barrier, after),
         TaskOrder::Completed(checkpoint) => {
             runner.completed(checkpoint);
             return Ok(false);
         }
         // A source never waits for a barrier.
-        TaskOrder::Aborted(_) => return Ok(false),
+        TaskOrder::Aborted(checkpoint) => {
+            runner.hurry.passed(checkpoint);
+            return Ok(false);
+        }
     };
+    let checkpoint = barrier.checkpoint;
     let splits = match positions(source) {
         Ok(splits) => splits,
         Err(error) => {
+            runner.hurry.passed(checkpoint);
             runner.decline(checkpoint, error);
             return Ok(false);
         }
@@ -103,13 +108,17 @@ async fn obey(runner: &mut Runner, source: &mut Source, order: TaskOrder) -> Res
         runner.chain.watermark(EventTime::MAX)?;
         runner.settle().await?;
     }
-    cut(runner, checkpoint, splits).await?;
+    cut(runner, barrier, splits).await?;
     Ok(after != AfterBarrier::GoOn)
 }
 
-async fn cut(runner: &mut Runner, checkpoint: CheckpointId, splits: Vec<SplitState>) -> Result<(), TaskError> {
-    let now = runner.clock.monotonic();
-    runner.cut(checkpoint, now, splits).await
+async fn cut(runner: &mut Runner, barrier: Barrier, splits: Vec<SplitState>) -> Result<(), TaskError> {
+    let checkpoint = barrier.checkpoint;
+    let began_at = runner.hurry.came_at(checkpoint).unwrap_or_else(|| runner.clock.monotonic());
+    // A source that waited for room for so long that its rows went out without it passes that on.
+    let is_late = runner.hurry.overtaking() == Some(checkpoint);
+    let passage = if is_late { Passage::Overtakes } else { barrier.passage };
+    runner.cut(CutHere { barrier: Barrier { checkpoint, passage }, began_at, splits, in_flight: None }).await
 }
 
 /// Where the reader stands in each split.

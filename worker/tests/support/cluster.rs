@@ -23,6 +23,7 @@ use weir_proto::v1::{self, CoordinatorMessage, TaskState, WorkerMessage};
 use weir_worker::{WorkerConfig, WorkerError};
 
 use super::connectors::{Collect, Numbers};
+use super::operators;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -64,6 +65,7 @@ pub struct Cluster {
     pub workers: Vec<WorkerHandle>,
     pub messages: mpsc::Receiver<(usize, Message)>,
     pub sink: Collect,
+    pub numbers: Numbers,
     door: JoinHandle<()>,
 }
 
@@ -74,9 +76,14 @@ pub fn token(attempt: u32) -> v1::FencingToken {
     convert::token_to_proto(JobId(7), FencingToken { term: 1, attempt: AttemptNumber(attempt) })
 }
 
-fn start_worker(address: &str, sink: &Collect, shutdown: &CancellationToken) -> JoinHandle<Result<(), WorkerError>> {
-    let config = WorkerConfig { data_threads: 2, ..WorkerConfig::new(address, 2, "unused") };
-    let registry = Registry::default().with_source(Numbers).with_sink(sink.clone());
+fn start_worker(
+    address: &str,
+    sink: &Collect,
+    numbers: &Numbers,
+    shutdown: &CancellationToken,
+) -> JoinHandle<Result<(), WorkerError>> {
+    let config = WorkerConfig { data_threads: 2, create: operators::create, ..WorkerConfig::new(address, 2, "unused") };
+    let registry = Registry::default().with_source(numbers.clone()).with_sink(sink.clone());
     tokio::spawn(weir_worker::run(config, registry, Arc::new(SystemClock::default()), shutdown.clone()))
 }
 
@@ -95,7 +102,8 @@ async fn open_door() -> (String, mpsc::Receiver<Attached>, JoinHandle<()>) {
 /// Starts a worker and refuses it.
 pub async fn refused_worker(reason: &str) -> Result<(), WorkerError> {
     let (address, mut attaching, door) = open_door().await;
-    let running = start_worker(&address, &Collect::default(), &CancellationToken::new());
+    let (sink, numbers) = (Collect::default(), Numbers::default());
+    let running = start_worker(&address, &sink, &numbers, &CancellationToken::new());
     let attached = patiently("a worker", attaching.recv()).await.expect("door is open");
     let refused = Order::Refused(v1::Refused { reason: reason.to_owned() });
     attached.orders.send(Ok(CoordinatorMessage { message: Some(refused) })).await.expect("worker listens");
@@ -108,10 +116,10 @@ impl Cluster {
     pub async fn start(count: usize) -> Cluster {
         let (address, mut attaching, door) = open_door().await;
         let (queue, messages) = mpsc::channel(10_000);
-        let (sink, mut workers) = (Collect::default(), Vec::new());
+        let (sink, numbers, mut workers) = (Collect::default(), Numbers::default(), Vec::new());
         for index in 0..count {
             let shutdown = CancellationToken::new();
-            let running = start_worker(&address, &sink, &shutdown);
+            let running = start_worker(&address, &sink, &numbers, &shutdown);
             let mut attached = patiently("a worker", attaching.recv()).await.expect("door is open");
             let registered = v1::Registered { term: 1, heartbeat_interval_ms: 20, lease_ms: 3000 };
             let queue = queue.clone();
@@ -125,11 +133,16 @@ impl Cluster {
             workers.push(WorkerHandle { register: attached.register, orders: attached.orders, shutdown, running });
             workers[index].order(Order::Registered(registered)).await;
         }
-        Cluster { workers, messages, sink, door }
+        Cluster { workers, messages, sink, numbers, door }
     }
 
     /// Task (vertex, subtask) runs on worker `subtask % workers`.
     pub async fn deploy(&self, plan: &JobPlan, attempt: u32) {
+        self.deploy_with(plan, attempt, |_| {}).await;
+    }
+
+    /// The same, with orders that the test completes.
+    pub async fn deploy_with(&self, plan: &JobPlan, attempt: u32, complete: impl Fn(&mut v1::Deploy)) {
         let all: Vec<(u32, u32)> = plan
             .vertices
             .iter()
@@ -151,7 +164,7 @@ impl Cluster {
                 split_count: sources,
                 splits: vec![v1::Split { index: task.1, description: None, position: None }],
             });
-            let deploy = v1::Deploy {
+            let mut deploy = v1::Deploy {
                 token: Some(token(attempt)),
                 plan: Some(convert::plan_to_proto(plan)),
                 locations: all.iter().map(location).collect(),
@@ -159,6 +172,7 @@ impl Cluster {
                 tasks: tasks.into_iter().map(id).collect(),
                 ..v1::Deploy::default()
             };
+            complete(&mut deploy);
             worker.order(Order::Deploy(deploy)).await;
         }
     }
@@ -172,11 +186,16 @@ impl Cluster {
     /// Deploys, waits until all tasks are ready, starts.
     pub async fn run(&mut self, plan: &JobPlan) {
         self.deploy(plan, 1).await;
+        self.start_tasks(plan, 1).await;
+    }
+
+    /// Waits until all tasks are ready, starts.
+    pub async fn start_tasks(&mut self, plan: &JobPlan, attempt: u32) {
         let count: u32 = plan.vertices.iter().map(|vertex| vertex.parallelism).sum();
         for _ in 0..count {
             self.next_state(&[TaskState::Initializing]).await;
         }
-        self.order_all(Order::Start(v1::Start { token: Some(token(1)) })).await;
+        self.order_all(Order::Start(v1::Start { token: Some(token(attempt)) })).await;
     }
 
     /// The next change to one of these states.

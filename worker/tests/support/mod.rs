@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test file uses its part")]
 
+pub mod checkpoints;
 pub mod cluster;
 pub mod connectors;
+pub mod operators;
 pub mod plans;

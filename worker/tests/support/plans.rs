@@ -78,3 +78,50 @@ impl Shape {
         }
     }
 }
+
+/// An operator in a plan of several vertices.
+pub struct Step {
+    pub uid: String,
+    pub kind: &'static str,
+    pub role: PlannedRole,
+    pub settings: Vec<(&'static str, Value)>,
+    pub parallelism: u32,
+    /// Earlier vertices it takes from, each with its partitioning. None: chained behind the last step.
+    pub inputs: Option<Vec<(u32, Partitioning)>>,
+}
+
+/// A plan of these steps, the first of which is a source.
+pub fn plan_of(steps: &[Step], config: &[(&'static str, Value)]) -> JobPlan {
+    let mut problems = Vec::new();
+    let options = JobOptions::read(&settings(config), &mut problems);
+    assert_eq!(problems, []);
+    let (mut vertices, mut edges): (Vec<Vertex>, Vec<Edge>) = (Vec::new(), Vec::new());
+    for step in steps {
+        let operator = operator(&step.uid, step.kind, step.role, &step.settings);
+        let Some(inputs) = &step.inputs else {
+            let chain = &mut vertices.last_mut().expect("a first step").operators;
+            let target = Target::Operator { index: chain.len(), input: 0 };
+            chain.last_mut().expect("not empty").routes.push(Route { output: OutputTag::Main, target });
+            chain.push(operator);
+            continue;
+        };
+        let id = VertexId(vertices.len() as u32);
+        for (source, partitioning) in inputs {
+            let edge = EdgeId(edges.len() as u32);
+            let sender = vertices[*source as usize].operators.last_mut().expect("not empty");
+            sender.routes.push(Route { output: OutputTag::Main, target: Target::Edge(edge) });
+            let partitioning = partitioning.clone();
+            edges.push(Edge {
+                id: edge,
+                source: VertexId(*source),
+                target: id,
+                input: 0,
+                partitioning,
+                schema: schema(),
+            });
+        }
+        let (name, parallelism) = (step.uid.clone(), step.parallelism);
+        vertices.push(Vertex { id, name, parallelism, operators: vec![operator] });
+    }
+    JobPlan { name: "steps".to_owned(), options, vertices, edges }
+}

@@ -52,7 +52,7 @@ fn splits() -> BTreeMap<OperatorUid, SourceSplits> {
     let finished =
         SplitState { index: SplitIndex(1), description: Value::Integer(1), position: None, is_finished: true };
     let open = vec![split(0), split(2), split(3)];
-    BTreeMap::from([("in".into(), SourceSplits { open, finished: vec![finished] })])
+    BTreeMap::from([("in".into(), SourceSplits { open, finished: vec![finished], owners: None })])
 }
 
 /// The answer of a subtask that stands in these splits and has prepared one part.

@@ -52,8 +52,8 @@ pub(super) const KEYS: &[Key] = &[
     },
     Key {
         name: ALIGNED_TIMEOUT,
-        default: "0 ms",
-        doc: "Longest wait of a barrier for others before it overtakes. Not yet in force: barriers always wait.",
+        default: "100 ms",
+        doc: "Longest wait of a barrier before it overtakes what is in flight, which is then stored; 0 waits for ever.",
     },
     Key { name: S3_ENDPOINT, default: "", doc: "Address of an S3 server that is not Amazon's." },
     Key { name: S3_REGION, default: "", doc: "Region of the bucket; AWS_REGION or us-east-1 when empty." },
@@ -103,7 +103,7 @@ pub struct CheckpointOptions {
     pub retained_count: usize,
     /// `.externalized-checkpoint-retention`.
     pub retention: CheckpointRetention,
-    /// `.aligned-checkpoint-timeout`; accepted, not in force.
+    /// `.aligned-checkpoint-timeout`; zero waits for ever.
     pub aligned_timeout: Duration,
     /// Keys of the S3 store that are set, as they are spelled.
     pub store: BTreeMap<String, String>,
@@ -137,7 +137,7 @@ impl CheckpointOptions {
             savepoint_dir: text(SAVEPOINT_DIR),
             retained_count: settings.integer(NUM_RETAINED, 1..=RETAINED_MAX).unwrap_or(1) as usize,
             retention: retention.map_or(CheckpointRetention::RetainOnCancellation, |(_, value)| value),
-            aligned_timeout: settings.duration(ALIGNED_TIMEOUT).unwrap_or_default(),
+            aligned_timeout: settings.duration(ALIGNED_TIMEOUT).unwrap_or(Duration::from_millis(100)),
             store,
         }
     }
