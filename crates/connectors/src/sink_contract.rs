@@ -79,6 +79,22 @@ pub(crate) fn batch(rows: &[i64]) -> Batch {
     Batch::new(RecordBatch::try_new(schema(), columns).expect("fits"), 0)
 }
 
+/// Where the only subtask of a sink that begins stands, in this attempt.
+pub(crate) fn context(settings: &Fields, attempt: u32) -> SinkContext {
+    SinkContext {
+        job: JobId(0xdb),
+        job_name: "job".to_owned(),
+        uid: "out".into(),
+        settings: settings.clone(),
+        subtask: SubtaskIndex(0),
+        parallelism: 1,
+        input: schema(),
+        token: FencingToken { term: 1, attempt: AttemptNumber(attempt) },
+        restored: Vec::new(),
+        clock: Arc::new(FakeClock::default()),
+    }
+}
+
 /// Output of a completed cut, and how many rows are covered with it.
 type Completed = (Vec<Committable>, usize);
 
@@ -139,16 +155,11 @@ impl<'a> Play<'a> {
         let parallelism = parallelism.min(self.parallelism_max);
         for subtask in 0..parallelism {
             let context = SinkContext {
-                job: JobId(0xdb),
-                job_name: "job".to_owned(),
-                uid: "out".into(),
-                settings: self.settings.clone(),
                 subtask: SubtaskIndex(subtask as u32),
                 parallelism: parallelism as u32,
-                input: schema(),
-                token: FencingToken { term: 1, attempt: AttemptNumber(self.attempt) },
                 restored: self.states.clone(),
                 clock: Arc::new(self.clock.clone()),
+                ..context(&self.settings, self.attempt)
             };
             self.writers.push(self.factory.writer(context).await.expect("opens"));
         }

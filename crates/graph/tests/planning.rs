@@ -56,7 +56,7 @@ impl Catalog for Fake {
 
     fn sink(&self, _: &str, settings: &Settings<'_>, _: &Schema) -> Option<SinkDescription> {
         let parallelism_max = settings.has("single").then_some(1);
-        Some(SinkDescription { parallelism_max, takes_changes: false })
+        Some(SinkDescription { parallelism_max, ..SinkDescription::default() })
     }
 }
 

@@ -18,6 +18,9 @@ use super::memory::MERGED_PARTS;
 use crate::sink_contract::{Death, Play, Step, key_of, run, script};
 use crate::source_contract::Fields;
 
+/// The sink under test.
+static SINK: FileSink = FileSink::new();
+
 fn settings(path: &Path, more: &[(&str, Value)]) -> Fields {
     let mut map = Fields::from([("path".to_owned(), Value::from(path.to_str().expect("UTF-8")))]);
     map.extend(more.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
@@ -25,7 +28,7 @@ fn settings(path: &Path, more: &[(&str, Value)]) -> Fields {
 }
 
 /// The numbers of the rows in a file, in its order.
-fn rows_of(path: &Path) -> Vec<i64> {
+pub(super) fn rows_of(path: &Path) -> Vec<i64> {
     let name = path.to_str().expect("UTF-8");
     let file = File::open(path).expect("opens");
     if name.ends_with(".parquet") {
@@ -49,7 +52,7 @@ fn rows_of(path: &Path) -> Vec<i64> {
 }
 
 /// The names of the files of a directory, hidden ones apart.
-fn names(directory: &Path) -> (Vec<String>, Vec<String>) {
+pub(super) fn names(directory: &Path) -> (Vec<String>, Vec<String>) {
     let Ok(entries) = fs::read_dir(directory) else { return Default::default() };
     let names = entries.map(|entry| entry.expect("lists").file_name().into_string().expect("UTF-8"));
     let (mut hidden, mut visible): (Vec<_>, Vec<_>) = names.partition(|name| name.starts_with('.'));
@@ -60,13 +63,13 @@ fn names(directory: &Path) -> (Vec<String>, Vec<String>) {
 }
 
 /// All rows that readers see.
-fn visible_rows(directory: &Path) -> Vec<i64> {
+pub(super) fn visible_rows(directory: &Path) -> Vec<i64> {
     let mut rows: Vec<i64> = names(directory).0.iter().flat_map(|name| rows_of(&directory.join(name))).collect();
     rows.sort_unstable();
     rows
 }
 
-fn sorted(rows: &[i64]) -> Vec<i64> {
+pub(super) fn sorted(rows: &[i64]) -> Vec<i64> {
     let mut rows = rows.to_vec();
     rows.sort_unstable();
     rows
@@ -88,7 +91,7 @@ proptest! {
         let target = directory.path().join("out");
         let more = [&[("format", format.into()), ("compression", compression.into())], roll.as_slice()].concat();
         run(async {
-            let mut play = Play::open(&FileSink, settings(&target, &more), parallelism).await;
+            let mut play = Play::open(&SINK, settings(&target, &more), parallelism).await;
             play.run(&script, |play| {
                 let published = sorted(&play.covered[..play.published_rows]);
                 assert_eq!(visible_rows(&target), published, "only what is published");
@@ -118,7 +121,7 @@ proptest! {
             fs::write(&target, "old").expect("writes");
         }
         run(async {
-            let mut play = Play::open(&FileSink, settings(&target, &[]), 1).await;
+            let mut play = Play::open(&SINK, settings(&target, &[]), 1).await;
             play.run(&script, |_| {
                 let old = fs::read_to_string(&target).ok();
                 assert_eq!(old.as_deref(), has_old.then_some("old"), "readers see nothing before the end");
@@ -136,7 +139,7 @@ proptest! {
         let target = if is_file { directory.path().join("out.csv") } else { directory.path().to_path_buf() };
         let more = [("upsert_key", "k".into()), ("format", "csv".into())];
         run(async {
-            let mut play = Play::open(&FileSink, settings(&target, &more), 1).await;
+            let mut play = Play::open(&SINK, settings(&target, &more), 1).await;
             play.run(&script, |_| assert_eq!(names(directory.path()).0, [""; 0])).await;
             play.end(again).await;
             let last: BTreeMap<i64, i64> = play.covered.iter().map(|row| (key_of(*row), *row)).collect();
@@ -147,7 +150,7 @@ proptest! {
 }
 
 /// A script of many small cuts, each with a row.
-fn small_cuts(count: usize) -> Vec<Step> {
+pub(super) fn small_cuts(count: usize) -> Vec<Step> {
     let cut = [Step::Write { subtask: 0, rows: 2 }, Step::Checkpoint { completes: true }];
     cut.iter().cycle().take(2 * count).cloned().collect()
 }
@@ -158,7 +161,7 @@ fn many_small_parts_are_put_together_and_old_checkpoints_stay_valid() {
         let directory = tempfile::tempdir().expect("a directory");
         let target = directory.path().join(name);
         run(async {
-            let mut play = Play::open(&FileSink, settings(&target, &[]), 1).await;
+            let mut play = Play::open(&SINK, settings(&target, &[]), 1).await;
             play.run(&small_cuts(5 * MERGED_PARTS), |_| {}).await;
             // The checkpoint before a merge can still be restored: a cut that merges and is never completed.
             let crash = Step::Crash { prepared: 1, at_end: false, how: Death::Killed, parallelism: 1 };
@@ -180,7 +183,7 @@ fn a12_publisher_that_dies_anywhere_is_followed_by_another() {
         let directory = tempfile::tempdir().expect("a directory");
         let target = directory.path().join("out.csv");
         run(async {
-            let mut play = Play::open(&FileSink, settings(&target, &[]), 1).await;
+            let mut play = Play::open(&SINK, settings(&target, &[]), 1).await;
             play.run(&small_cuts(5), |_| {}).await;
             let hidden = |name: &str| directory.path().join(name);
             let output = play.prepare_end().await;
@@ -211,7 +214,7 @@ fn parts_that_someone_removed_are_an_error_and_never_a_shorter_file() {
         let directory = tempfile::tempdir().expect("a directory");
         let target = directory.path().join(name);
         run(async {
-            let mut play = Play::open(&FileSink, settings(&target, &[]), 1).await;
+            let mut play = Play::open(&SINK, settings(&target, &[]), 1).await;
             play.run(&small_cuts(5), |_| {}).await;
             let output = play.prepare_end().await;
             let parts = names(directory.path()).1;
@@ -241,7 +244,7 @@ fn only_dead_hidden_parts_of_the_same_job_and_sink_are_swept() {
     [&[ours, newer.clone()], &foreign[..]].concat().iter().for_each(put);
     run(async {
         let map = settings(directory.path(), &[("format", "csv".into())]);
-        let mut play = Play::open(&FileSink, map, 1).await;
+        let mut play = Play::open(&SINK, map, 1).await;
         let crash = Step::Crash { prepared: 0, at_end: false, how: Death::Killed, parallelism: 1 };
         play.run(&[Step::Write { subtask: 0, rows: 1 }, Step::Checkpoint { completes: true }, crash], |_| {}).await;
         play.end(false).await;

@@ -15,6 +15,9 @@ use weir_operator_api::{Committable, Cut, SinkContext, SinkFactory, SinkWriter, 
 
 use super::FileSink;
 
+/// The sink under test.
+static SINK: FileSink = FileSink::new();
+
 type Map = BTreeMap<String, Value>;
 
 fn plain_schema() -> SchemaRef {
@@ -60,11 +63,11 @@ fn context(settings: &Map, input: SchemaRef, subtask: u32) -> SinkContext {
 }
 
 async fn writer(settings: &Map, input: SchemaRef) -> Box<dyn SinkWriter> {
-    FileSink.writer(context(settings, input, 0)).await.expect("opens")
+    SINK.writer(context(settings, input, 0)).await.expect("opens")
 }
 
 async fn committer() -> Box<dyn SinkCommitter> {
-    FileSink.committer(&Map::new()).await.expect("opens")
+    SINK.committer(&Map::new()).await.expect("opens")
 }
 
 fn run<T>(work: impl Future<Output = T>) -> T {
@@ -241,7 +244,7 @@ fn unwritable_paths_are_told_at_once() {
     let directory = tempfile::tempdir().expect("a directory");
     std::fs::write(directory.path().join("file"), "in the way").expect("writes");
     let map = settings(&directory.path().join("file/out.csv"), &[]);
-    let error = run(FileSink.writer(context(&map, plain_schema(), 0))).err().expect("a file is in the way");
+    let error = run(SINK.writer(context(&map, plain_schema(), 0))).err().expect("a file is in the way");
     assert_eq!(error.code, "sink-io");
     assert!(error.message.contains("/file'"), "{error}");
 }
@@ -251,7 +254,7 @@ fn changing_input_needs_an_upsert_key() {
     let check = |more: &[(&str, Value)], input: SchemaRef| {
         let map = settings(Path::new("out.csv"), more);
         let settings = Settings::new("out", &map);
-        let properties = FileSink.describe(&settings, &input);
+        let properties = SINK.describe(&settings, &input);
         let problems: Vec<_> = settings.finish().iter().map(ToString::to_string).collect();
         (properties.map(|properties| (properties.parallelism_max, properties.takes_changes)), problems.join("\n"))
     };
