@@ -64,6 +64,7 @@ impl Catalog for ConnectorCatalog {
             parallelism_max: said.parallelism_max,
             takes_changes: said.takes_changes,
             takes_store_keys: said.takes_store_keys,
+            partition_by: said.partition_by,
         })
     }
 }

@@ -8,13 +8,16 @@ use std::sync::Arc;
 use arrow_array::{ArrayRef, Int64Array, RecordBatch};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use proptest::prelude::*;
-use weir_core::{AttemptNumber, Batch, CheckpointId, FencingToken, JobId, SubtaskIndex};
+use weir_core::{AttemptNumber, Batch, CheckpointId, FencingToken, JobId, KeyGroup, KeyGroupRange, SubtaskIndex};
 use weir_operator_api::{
     Committable, Cut, PreparedOutput, Result, SinkContext, SinkFactory, SinkReport, SinkState, SinkWriter,
 };
 use weir_testkit::FakeClock;
 
 use crate::source_contract::Fields;
+
+/// Key groups of all scripts.
+const KEY_GROUPS: u32 = 128;
 
 /// One step of a script.
 #[derive(Clone, Debug)]
@@ -73,6 +76,14 @@ pub(crate) fn key_of(row: i64) -> i64 {
     row % 5
 }
 
+/// The subtask that rows with the key of this one go to.
+fn owner(row: i64, parallelism: usize) -> usize {
+    let mut hashes = Vec::new();
+    let keys: ArrayRef = Arc::new(Int64Array::from(vec![key_of(row)]));
+    weir_core::key_hash::hash_columns(&[keys], &mut hashes).expect("numbers are keys");
+    KeyGroup::of(hashes[0], KEY_GROUPS).subtask(parallelism as u32, KEY_GROUPS) as usize
+}
+
 pub(crate) fn batch(rows: &[i64]) -> Batch {
     let keys: ArrayRef = Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| key_of(*row))));
     let columns = vec![keys, Arc::new(Int64Array::from(rows.to_vec()))];
@@ -88,6 +99,8 @@ pub(crate) fn context(settings: &Fields, attempt: u32) -> SinkContext {
         settings: settings.clone(),
         subtask: SubtaskIndex(0),
         parallelism: 1,
+        key_group_count: KEY_GROUPS,
+        key_groups: KeyGroupRange::of_subtask(0, 1, KEY_GROUPS),
         input: schema(),
         token: FencingToken { term: 1, attempt: AttemptNumber(attempt) },
         restored: Vec::new(),
@@ -104,6 +117,8 @@ pub(crate) struct Play<'a> {
     settings: Fields,
     /// Most subtasks of the sink.
     parallelism_max: usize,
+    /// Whether rows go to subtasks by their key.
+    is_keyed: bool,
     clock: FakeClock,
     attempt: u32,
     checkpoint: u64,
@@ -132,6 +147,7 @@ impl<'a> Play<'a> {
             factory,
             settings,
             parallelism_max: said.parallelism_max.map_or(usize::MAX, |max| max as usize),
+            is_keyed: said.partition_by.is_some(),
             clock: FakeClock::default(),
             attempt: 0,
             checkpoint: 0,
@@ -157,6 +173,7 @@ impl<'a> Play<'a> {
             let context = SinkContext {
                 subtask: SubtaskIndex(subtask as u32),
                 parallelism: parallelism as u32,
+                key_groups: KeyGroupRange::of_subtask(subtask as u32, parallelism as u32, KEY_GROUPS),
                 restored: self.states.clone(),
                 clock: Arc::new(self.clock.clone()),
                 ..context(&self.settings, self.attempt)
@@ -171,8 +188,14 @@ impl<'a> Play<'a> {
     }
 
     async fn write(&mut self, subtask: usize, rows: Vec<i64>) {
-        let place = subtask % self.writers.len();
-        assert_eq!(self.writers[place].write(batch(&rows)).await.expect("writes"), []);
+        let mut dealt: Vec<Vec<i64>> = vec![Vec::new(); self.writers.len()];
+        for row in &rows {
+            let place = if self.is_keyed { owner(*row, dealt.len()) } else { subtask % dealt.len() };
+            dealt[place].push(*row);
+        }
+        for (writer, rows) in self.writers.iter_mut().zip(dealt).filter(|(_, rows)| !rows.is_empty()) {
+            assert_eq!(writer.write(batch(&rows)).await.expect("writes"), []);
+        }
         self.uncovered.extend(rows);
     }
 

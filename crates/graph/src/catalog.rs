@@ -26,6 +26,8 @@ pub struct SinkDescription {
     pub takes_changes: bool,
     /// Whether the job's keys of object stores (`s3.*`) hold for it where its settings have none.
     pub takes_store_keys: bool,
+    /// Columns whose equal values must come to one subtask, if it matters.
+    pub partition_by: Option<Vec<String>>,
 }
 
 /// Whether an operator kind begins or ends a graph.

@@ -33,6 +33,8 @@ pub struct SinkProperties {
     pub takes_changes: bool,
     /// Whether the job's keys of object stores (`s3.*`) hold for it where its settings have none.
     pub takes_store_keys: bool,
+    /// Columns whose equal values must come to one subtask, if it matters.
+    pub partition_by: Option<Vec<String>>,
 }
 
 /// Makes the sources of one kind.

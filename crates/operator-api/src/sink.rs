@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
 use async_trait::async_trait;
-use weir_core::{Batch, CheckpointId, Clock, FencingToken, JobId, OperatorUid, SubtaskIndex, Value};
+use weir_core::{Batch, CheckpointId, Clock, FencingToken, JobId, KeyGroupRange, OperatorUid, SubtaskIndex, Value};
 use weir_state::StateTable;
 
 use crate::Result;
@@ -27,6 +27,10 @@ pub struct SinkContext {
     pub subtask: SubtaskIndex,
     /// How many subtasks write.
     pub parallelism: u32,
+    /// Key groups of the job.
+    pub key_group_count: u32,
+    /// Those whose rows come to this subtask, if the sink has its input spread by key.
+    pub key_groups: KeyGroupRange,
     /// Schema of the input.
     pub input: SchemaRef,
     /// Coordinator's term and attempt of the job: no two attempts may write to one hidden file.

@@ -7,7 +7,7 @@
 //! | `format` | `json`, `csv` or `parquet` | by the file's name; required for a directory |
 //! | `header` | whether CSV starts with the column names | true |
 //! | `compression` | `none`, `gzip` or `zstd`, for text; Parquet has zstd inside | by the file's name, `none` |
-//! | `upsert_key` | columns; keeps the last row per key and writes the final state, ordered by key; one subtask | every row is written |
+//! | `upsert_key` | columns; keeps the last row per key and writes the final state, ordered by key in each file | every row is written |
 //! | `roll_bytes`, `roll_interval` | size and age at which a part is ended and the next one begun (directories) | never |
 //! | `s3.endpoint`, `s3.region`, `s3.path-style-access`, `s3.allow-http` | how a bucket is reached, for `s3://bucket/...` | those of the job |
 //!
@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 
 use arrow_schema::Schema;
 use async_trait::async_trait;
+use weir_core::key_hash::is_key_type;
 use weir_core::{Settings, Value};
 use weir_operator_api::connector::SinkProperties;
 use weir_operator_api::sink::SinkCommitter;
@@ -66,10 +67,12 @@ impl SinkFactory for FileSink {
     fn describe(&self, settings: &Settings<'_>, input: &Schema) -> Option<SinkProperties> {
         let read = SinkSettings::read(settings)?;
         read.check_input(settings, input);
+        // Only one subtask may see rows of a key: they are spread by it, or all go to one.
+        let is_spread = read.upsert_key.as_ref().is_some_and(|key| is_key(key, input));
         Some(SinkProperties {
-            // Rows are dealt to sinks in turn, not by key: only one subtask sees all rows of a key.
-            parallelism_max: (read.is_single_file || read.upsert_key.is_some()).then_some(1),
+            parallelism_max: (read.is_single_file || (read.upsert_key.is_some() && !is_spread)).then_some(1),
             takes_changes: read.upsert_key.is_some(),
+            partition_by: read.upsert_key.clone().filter(|_| is_spread),
             takes_store_keys: read.is_in_bucket(),
         })
     }
@@ -88,6 +91,11 @@ impl SinkFactory for FileSink {
         let options = SinkSettings::read(&Settings::new("", settings)).map(|settings| settings.s3);
         Ok(Box::new(Committer { access: self.access(options.unwrap_or_default()) }))
     }
+}
+
+/// Whether rows can be spread by these columns.
+fn is_key(columns: &[String], input: &Schema) -> bool {
+    columns.iter().all(|name| input.field_with_name(name).is_ok_and(|field| is_key_type(field.data_type())))
 }
 
 impl Default for FileSink {

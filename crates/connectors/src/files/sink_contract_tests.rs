@@ -134,12 +134,14 @@ proptest! {
     }
 
     #[test]
-    fn last_row_per_key_survives_crashes(script in script(25), is_file: bool, again: bool) {
+    fn last_row_per_key_survives_crashes(
+        script in script(25), is_file: bool, parallelism in 1usize..4, again: bool,
+    ) {
         let directory = tempfile::tempdir().expect("a directory");
         let target = if is_file { directory.path().join("out.csv") } else { directory.path().to_path_buf() };
         let more = [("upsert_key", "k".into()), ("format", "csv".into())];
         run(async {
-            let mut play = Play::open(&SINK, settings(&target, &more), 1).await;
+            let mut play = Play::open(&SINK, settings(&target, &more), parallelism).await;
             play.run(&script, |_| assert_eq!(names(directory.path()).0, [""; 0])).await;
             play.end(again).await;
             let last: BTreeMap<i64, i64> = play.covered.iter().map(|row| (key_of(*row), *row)).collect();

@@ -10,8 +10,8 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use async_trait::async_trait;
 use tokio::task::JoinHandle;
-use weir_core::Batch;
 use weir_core::batch::CHANGE_COLUMN;
+use weir_core::{Batch, KeyGroup};
 use weir_operator_api::{
     BadRecord, Committable, Cut, OperatorError, PreparedOutput, Result, SinkContext, SinkWriter, StateTable,
 };
@@ -140,7 +140,12 @@ impl Writer {
     fn restore_rows(&mut self) -> Result<()> {
         let tables = self.context.restored.iter().flat_map(|state| &state.tables);
         match &mut self.last_rows {
-            Some(last_rows) => tables.into_iter().try_for_each(|table| last_rows.restore(table)),
+            Some(last_rows) => {
+                let (range, count) = (self.context.key_groups, self.context.key_group_count);
+                let is_own = |hash| range.contains(KeyGroup::of(hash, count));
+                let is_alone = self.context.parallelism == 1;
+                tables.into_iter().try_for_each(|table| last_rows.restore(table, |hash| is_alone || is_own(hash)))
+            }
             None => match tables.into_iter().next() {
                 Some(_) => Err(OperatorError::user(
                     "sink-state",
