@@ -10,7 +10,7 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use proptest::prelude::*;
 use weir_core::{AttemptNumber, Batch, CheckpointId, FencingToken, JobId, KeyGroup, KeyGroupRange, SubtaskIndex};
 use weir_operator_api::{
-    Committable, Cut, PreparedOutput, Result, SinkContext, SinkFactory, SinkReport, SinkState, SinkWriter,
+    Committable, Cut, Leftovers, PreparedOutput, Result, SinkContext, SinkFactory, SinkReport, SinkState, SinkWriter,
 };
 use weir_testkit::FakeClock;
 
@@ -303,6 +303,37 @@ impl<'a> Play<'a> {
         let states = self.prepare(usize::MAX, Cut::End).await;
         self.complete(states);
         self.completed.drain(..).flat_map(|(output, _)| output).collect()
+    }
+
+    /// The job ends here, without reaching its end: publishes what is completed, discards what is not, and sweeps;
+    /// `keeps` says whether its last checkpoint stays.
+    pub(crate) async fn cancel(&mut self, how: Death, keeps: bool) {
+        self.crash(1, false, how).await;
+        while !self.completed.is_empty() {
+            self.publish(false).await;
+        }
+        let mut committer = self.factory.committer(&self.settings).await.expect("opens");
+        let kept = if keeps { self.states.clone() } else { Vec::new() };
+        let leftovers = Leftovers { job: JobId(0xdb), sink: "out".into(), kept };
+        committer.sweep(leftovers).await.expect("sweeps");
+    }
+
+    /// Ends the input behind a savepoint, which is the last completed cut: publishes, and keeps what it counts on.
+    pub(crate) async fn end_kept(&mut self) {
+        self.prepare(usize::MAX, Cut::End).await;
+        let before = self.completed.drain(..).flat_map(|(output, _)| output);
+        let output: Vec<Committable> = before.chain(std::mem::take(&mut self.unconfirmed)).collect();
+        for _ in 0..2 {
+            let mut committer = self.factory.committer(&self.settings).await.expect("opens");
+            committer.keep();
+            committer.publish(output.clone()).await.expect("publishes");
+        }
+        self.writers.clear();
+    }
+
+    /// Begins again from the last completed cut.
+    pub(crate) async fn resume(&mut self) {
+        self.start(1).await;
     }
 
     /// Publishes output.

@@ -72,6 +72,11 @@ pub trait SinkFactory: Send + Sync {
     /// Opens a writer in a worker.
     async fn writer(&self, context: SinkContext) -> Result<Box<dyn SinkWriter>>;
 
+    /// Whether writers that die leave output behind, hidden, that has to be swept when the job ends early.
+    fn leaves_output(&self) -> bool {
+        false
+    }
+
     /// Opens a committer in a worker.
     async fn committer(&self, settings: &BTreeMap<String, Value>) -> Result<Box<dyn SinkCommitter>>;
 }

@@ -119,6 +119,27 @@ pub trait SinkCommitter: Send {
     /// after later cuts were published.
     async fn publish(&mut self, committables: Vec<Committable>) -> Result<()>;
 
+    /// A savepoint of the job may count on hidden forms of what is published from now on: they are left.
+    fn keep(&mut self) {}
+
     /// The job ended without committing these: removes them.
     async fn discard(&mut self, committables: Vec<Committable>) -> Result<()>;
+
+    /// The job has ended without reaching its end: removes what its sink left hidden, of all attempts, also what nobody
+    /// has a committable of. Only called of sinks that [`crate::SinkFactory::leaves_output`].
+    async fn sweep(&mut self, _leftovers: Leftovers) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// What a job leaves that has ended without reaching its end.
+#[derive(Clone, Debug)]
+pub struct Leftovers {
+    /// The job.
+    pub job: JobId,
+    /// The sink.
+    pub sink: OperatorUid,
+    /// The plain values that the sink's subtasks gave at checkpoints and savepoints that are kept: what these count on
+    /// stays.
+    pub kept: Vec<SinkState>,
 }

@@ -16,7 +16,7 @@ use weir_testkit::{Fault, FaultProxy, S3Server};
 use super::FileSink;
 use super::bucket::{Access, Bucket, LIMITS};
 use super::memory::MERGED_PARTS;
-use super::sink_contract_tests::{names, rows_of, small_cuts, sorted, visible_rows};
+use super::sink_contract_tests::{cancelled, names, rows_of, small_cuts, sorted, visible_rows};
 use crate::sink_contract::{Death, Play, Step, key_of, script};
 use crate::source_contract::Fields;
 
@@ -302,6 +302,38 @@ fn only_dead_uploads_of_the_same_job_and_sink_are_swept() {
         (left.sort(), kept.sort());
         assert_eq!(left, kept);
     });
+}
+
+#[test]
+fn cancelled_jobs_leave_no_upload_and_no_part_in_a_bucket() {
+    let server = run(S3Server::start());
+    let cases = std::cell::Cell::new(0);
+    let case = (script(12), any::<bool>(), any::<bool>(), 1usize..3);
+    let ran = runner(20).run(&case, |(script, keeps, is_file, parallelism)| {
+        let script: Vec<Step> = script.into_iter().filter(|step| !matches!(step, Step::Zombie { .. })).collect();
+        let directory = format!("c{}", cases.replace(cases.get() + 1));
+        let path = if is_file { format!("{directory}/out.csv") } else { directory.clone() };
+        run(async {
+            let sink = sink(&server);
+            let map = settings(server.address(), &path, &[("format", "csv".into())]);
+            let mut play = Play::open(&sink, map, parallelism).await;
+            cancelled(&mut play, &script, (Death::Killed, keeps)).await;
+            if !is_file {
+                assert_eq!(visible_rows(&server.file(&directory)), sorted(&play.covered));
+            }
+            if !is_file || !keeps {
+                assert_eq!(leftovers(&server, &directory).await, [""; 0]);
+            }
+            if keeps {
+                play.resume().await;
+                play.end(false).await;
+                assert_eq!(visible_rows(&server.file(&directory)), sorted(&play.covered));
+                assert_eq!(leftovers(&server, &directory).await, [""; 0]);
+            }
+        });
+        Ok(())
+    });
+    ran.expect("every script keeps the contract");
 }
 
 #[test]

@@ -14,14 +14,16 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use async_trait::async_trait;
 use weir_core::FencingToken;
 use weir_operator_api::sink::SinkCommitter;
-use weir_operator_api::{Committable, OperatorError, Result};
+use weir_operator_api::{Committable, Leftovers, OperatorError, Result};
 
 use crate::files::bucket::{Access, Bucket};
 use crate::files::commit::{Commit, Join};
 use crate::files::home::{Home, Homes};
 use crate::files::join::{Parts, part_lost};
-use crate::files::names::{Hidden, whole_name};
+use crate::files::memory::Memory;
+use crate::files::names::{Hidden, Names, whole_name};
 use crate::files::part::{PartPaths, create_directory, sink_io, sync_directory};
+use crate::files::sink_settings::SinkSettings;
 
 /// How often a whole is put together in a bucket when the answers stay unclear.
 const WHOLES_MAX: u32 = 3;
@@ -31,20 +33,55 @@ const WHOLES_MAX: u32 = 3;
 pub struct Committer {
     /// How buckets are reached.
     pub access: Access,
+    /// What is set on the sink; a committable says all it needs, a sweep does not.
+    pub settings: Option<SinkSettings>,
+    /// Whether the parts of a single file stay.
+    pub parts: Afterwards,
+}
+
+/// What becomes of the hidden parts of a single file that is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Afterwards {
+    /// Nobody needs them.
+    #[default]
+    Removed,
+    /// A savepoint may count on them.
+    Kept,
 }
 
 #[async_trait]
 impl SinkCommitter for Committer {
     async fn publish(&mut self, committables: Vec<Committable>) -> Result<()> {
         let commits = read(&committables)?;
-        let mut homes = Homes::new(self.access.clone());
-        run(move || publish(&commits, &mut homes)).await
+        let (mut homes, parts) = (Homes::new(self.access.clone()), self.parts);
+        run(move || publish(&commits, &mut homes, parts)).await
+    }
+
+    fn keep(&mut self) {
+        self.parts = Afterwards::Kept;
     }
 
     async fn discard(&mut self, committables: Vec<Committable>) -> Result<()> {
         let commits = read(&committables)?;
         let mut homes = Homes::new(self.access.clone());
         run(move || commits.iter().try_for_each(|commit| discard(commit, &mut homes))).await
+    }
+
+    async fn sweep(&mut self, leftovers: Leftovers) -> Result<()> {
+        let Some(settings) = &self.settings else {
+            return Err(OperatorError::internal("a sink without settings cannot be swept"));
+        };
+        let names = Names::new(leftovers.job, &leftovers.sink, settings.place()?, settings.extension());
+        let kept = Memory::of_restored(names.mark(), &leftovers.kept)?;
+        let mut homes = Homes::new(self.access.clone());
+        run(move || {
+            let counted: BTreeSet<&str> = kept.parts.iter().map(|part| part.name.as_str()).collect();
+            homes.of(names.directory())?.sweep(names.directory(), names.mark(), |name, hidden| match hidden {
+                Hidden::Part(part) => !kept.covered.covers(part) && !counted.contains(name),
+                Hidden::Whole => true,
+            })
+        })
+        .await
     }
 }
 
@@ -57,7 +94,7 @@ async fn run(work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
     done.map_err(|error| OperatorError::internal("publishing files stopped").because(error))?
 }
 
-fn publish(commits: &[Commit], homes: &mut Homes) -> Result<()> {
+fn publish(commits: &[Commit], homes: &mut Homes, afterwards: Afterwards) -> Result<()> {
     let mut directories = BTreeSet::<&Path>::new();
     for commit in commits {
         match commit {
@@ -66,7 +103,7 @@ fn publish(commits: &[Commit], homes: &mut Homes) -> Result<()> {
                 directories.extend(part.target.parent());
             }
             Commit::Complete { target, upload } => bucket_of(target, homes)?.complete(target, upload)?,
-            Commit::Join(whole) => publish_whole(whole, homes.of(&whole.directory)?)?,
+            Commit::Join(whole) => publish_whole(whole, homes.of(&whole.directory)?, afterwards)?,
             Commit::Close { .. } => {}
         }
     }
@@ -115,7 +152,7 @@ fn show(part: &PartPaths) -> Result<()> {
 
 /// Shows a single file. Several publishers may do so at once, one of them given up on: each puts the whole together
 /// for itself.
-fn publish_whole(whole: &Join, home: Home) -> Result<()> {
+fn publish_whole(whole: &Join, home: Home, afterwards: Afterwards) -> Result<()> {
     let target = whole.directory.join(&whole.file);
     let directory = whole.directory.clone();
     let parts = Parts { home: home.clone(), directory, parts: whole.parts.clone(), is_parquet: whole.is_parquet };
@@ -125,7 +162,7 @@ fn publish_whole(whole: &Join, home: Home) -> Result<()> {
     };
     let shown = match &home {
         _ if !home.has(first)? => Err(part_lost(first, "it is not there")),
-        Home::Disk => show_whole(whole, &parts, &target),
+        Home::Disk => show_whole(whole, &parts, (&target, afterwards)),
         Home::Bucket(bucket) => show_whole_in(bucket, &parts, &target),
     };
     // Whoever finds the first part gone and the target there comes after one who has shown it.
@@ -137,8 +174,11 @@ fn publish_whole(whole: &Join, home: Home) -> Result<()> {
         Err(error) if !was_shown(&error) => return Err(error),
         _ => home.sync(&whole.directory)?,
     }
-    paths.iter().try_for_each(|part| home.remove(part))?;
-    home.sweep(&whole.directory, &whole.mark, |_, _| true)?;
+    if afterwards == Afterwards::Removed {
+        paths.iter().try_for_each(|part| home.remove(part))?;
+    }
+    let is_left = |hidden| hidden == Hidden::Whole || afterwards == Afterwards::Removed;
+    home.sweep(&whole.directory, &whole.mark, |_, hidden| is_left(hidden))?;
     match &home {
         Home::Disk => Ok(()),
         // Of publishers that died. One that lives begins again, or finds that all is done.
@@ -146,10 +186,10 @@ fn publish_whole(whole: &Join, home: Home) -> Result<()> {
     }
 }
 
-/// Shows a single file on disk. One part needs no putting together.
-fn show_whole(whole: &Join, parts: &Parts, target: &Path) -> Result<()> {
+/// Shows a single file on disk. One part needs no putting together, unless it stays as well.
+fn show_whole(whole: &Join, parts: &Parts, (target, afterwards): (&Path, Afterwards)) -> Result<()> {
     static PUBLISHERS: AtomicU64 = AtomicU64::new(0);
-    if let [only] = parts.parts.as_slice() {
+    if let ([only], Afterwards::Removed) = (parts.parts.as_slice(), afterwards) {
         let from = parts.directory.join(&only.name);
         return fs::rename(&from, target).map_err(|error| match error.kind() {
             ErrorKind::NotFound => part_lost(&from, error),

@@ -29,7 +29,7 @@ use weir_operator_api::{OperatorError, Result, SinkContext, SinkFactory, SinkWri
 use weir_s3::{Environment, Limits, S3Options};
 
 use crate::files::bucket::{Access, LIMITS};
-use crate::files::committer::Committer;
+use crate::files::committer::{Afterwards, Committer};
 use crate::files::sink_settings::SinkSettings;
 use crate::files::writer::Writer;
 
@@ -87,9 +87,14 @@ impl SinkFactory for FileSink {
         Ok(Box::new(Writer::open(settings, &access, context).await?))
     }
 
+    fn leaves_output(&self) -> bool {
+        true
+    }
+
     async fn committer(&self, settings: &BTreeMap<String, Value>) -> Result<Box<dyn SinkCommitter>> {
-        let options = SinkSettings::read(&Settings::new("", settings)).map(|settings| settings.s3);
-        Ok(Box::new(Committer { access: self.access(options.unwrap_or_default()) }))
+        let settings = SinkSettings::read(&Settings::new("", settings));
+        let options = settings.as_ref().map(|settings| settings.s3.clone()).unwrap_or_default();
+        Ok(Box::new(Committer { access: self.access(options), settings, parts: Afterwards::default() }))
     }
 }
 

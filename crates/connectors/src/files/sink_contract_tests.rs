@@ -211,6 +211,27 @@ fn a12_publisher_that_dies_anywhere_is_followed_by_another() {
 }
 
 #[test]
+fn savepoint_still_holds_after_its_job_has_ended() {
+    for (name, cuts) in [("out.csv", 1), ("out.csv", 4), ("out.json.gz", 3), ("out.parquet", 4)] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let target = directory.path().join(name);
+        run(async {
+            let mut play = Play::open(&SINK, settings(&target, &[]), 1).await;
+            play.run(&small_cuts(cuts), |_| {}).await;
+            play.end_kept().await;
+            assert_eq!(rows_of(&target), play.covered);
+            assert_eq!(names(directory.path()).1.len(), cuts, "the savepoint counts on them");
+            // The next job begins where the savepoint stands, and shows everything at its end.
+            play.resume().await;
+            play.run(&small_cuts(2), |_| {}).await;
+            play.end(false).await;
+            assert_eq!(rows_of(&target), play.covered, "all rows in their order");
+        });
+        assert_eq!(names(directory.path()), (vec![name.to_owned()], vec![]));
+    }
+}
+
+#[test]
 fn parts_that_someone_removed_are_an_error_and_never_a_shorter_file() {
     for (name, removed) in [("out.csv", 0), ("out.csv", 3), ("out.parquet", 0), ("out.parquet", 4)] {
         let directory = tempfile::tempdir().expect("a directory");
@@ -257,4 +278,81 @@ fn only_dead_hidden_parts_of_the_same_job_and_sink_are_swept() {
         [&[newer], &foreign[..]].concat().iter().map(|name| format!("{name}{IN_PROGRESS}")).collect();
     kept.sort();
     assert_eq!(hidden, kept);
+}
+
+/// Scripts that end with a cancel leave what a checkpoint that is kept counts on, and nothing else; of others nothing.
+pub(super) async fn cancelled(play: &mut Play<'_>, script: &[Step], (how, keeps): (Death, bool)) {
+    play.run(script, |_| {}).await;
+    play.cancel(how, keeps).await;
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+    #[test]
+    fn cancelled_jobs_leave_nothing_but_what_a_kept_checkpoint_counts_on(
+        script in script(20),
+        how in prop_oneof![Just(Death::Killed), Just(Death::Cancelled)],
+        keeps: bool,
+        is_file: bool,
+        parallelism in 1usize..4,
+    ) {
+        // One that was given up may write what nobody sees to; it is no longer there.
+        let script: Vec<Step> = script.into_iter().filter(|step| !matches!(step, Step::Zombie { .. })).collect();
+        let directory = tempfile::tempdir().expect("a directory");
+        let foreign = ".part-000000000000000000000000000000dc-8bb39110-0-1-1-0.csv.inprogress";
+        fs::write(directory.path().join(foreign), "x").expect("writes");
+        let target = if is_file { directory.path().join("out.csv") } else { directory.path().to_path_buf() };
+        run(async {
+            let mut play = Play::open(&SINK, settings(&target, &[("format", "csv".into())]), parallelism).await;
+            cancelled(&mut play, &script, (how, keeps)).await;
+            let (visible, hidden) = names(directory.path());
+            let hidden: Vec<_> = hidden.into_iter().filter(|name| name != foreign).collect();
+            if is_file {
+                assert_eq!(visible, [""; 0], "nothing is shown");
+                assert!(keeps || hidden.is_empty(), "{hidden:?}");
+            } else {
+                assert_eq!(visible_rows(directory.path()), sorted(&play.covered), "what was completed is shown");
+                assert_eq!(hidden, [""; 0]);
+            }
+            if keeps {
+                // The checkpoint still holds.
+                play.resume().await;
+                play.end(false).await;
+                assert_eq!(visible_rows(directory.path()), sorted(&play.covered));
+            }
+        });
+        let (_, hidden) = names(directory.path());
+        prop_assert_eq!(hidden, [foreign], "nothing of another job is touched");
+    }
+}
+
+#[test]
+fn every_format_rolls_by_size_and_by_time() {
+    let write = Step::Write { subtask: 0, rows: 2 };
+    let apart = vec![write.clone(), write.clone(), Step::Wait, write.clone(), Step::Wait, write.clone()];
+    let together = vec![write; 6];
+    for (format, compression) in [("csv", "none"), ("json", "zstd"), ("csv", "gzip"), ("parquet", "zstd")] {
+        // Two rows have 8 bytes as CSV, with a header of 4, and 28 as JSON; in memory they have 32 and more.
+        let by_size = ("roll_bytes", Value::Integer(if format == "csv" { 9 } else { 20 }));
+        let cases = [
+            (by_size.clone(), &together, vec![2, 2, 2, 2, 2, 2]),
+            (("roll_bytes", Value::Integer(1 << 30)), &together, vec![12]),
+            (("roll_interval", Value::from("10 s")), &apart, vec![4, 2, 2]),
+            (("roll_interval", Value::from("1 h")), &apart, vec![8]),
+        ];
+        for (roll, script, expected) in cases {
+            let directory = tempfile::tempdir().expect("a directory");
+            let more = [("format", format.into()), ("compression", compression.into()), roll.clone()];
+            run(async {
+                let mut play = Play::open(&SINK, settings(directory.path(), &more), 1).await;
+                play.run(script, |_| {}).await;
+                play.end(false).await;
+                assert_eq!(visible_rows(directory.path()), sorted(&play.covered));
+            });
+            // By the number at the end of the name.
+            let parts = names(directory.path()).0;
+            let rows: Vec<usize> = parts.iter().map(|name| rows_of(&directory.path().join(name)).len()).collect();
+            assert_eq!(rows, expected, "{format} {compression} {roll:?}");
+        }
+    }
 }

@@ -110,12 +110,12 @@ impl Writer {
             Some(key) => Some(LastRows::new(Arc::clone(&schema), key)?),
             None => None,
         };
-        let mut memory = Memory::of_restored(&context.restored)?;
+        let names = Names::new(context.job, &context.uid, settings.place()?, settings.extension());
+        let mut memory = Memory::of_restored(names.mark(), &context.restored)?;
         if context.subtask.0 > 0 {
             // The first subtask remembers what was before, for all.
             memory.covered = Default::default();
         }
-        let names = Names::new(context.job, &context.uid, settings.place()?, settings.extension());
         Ok(Writer {
             home: Home::of(names.directory(), access)?,
             names,
