@@ -60,6 +60,11 @@ impl Catalog for ConnectorCatalog {
 
     fn sink(&self, kind: &str, settings: &Settings<'_>, input: &Schema) -> Option<SinkDescription> {
         let said = self.registry.sink(kind)?.describe(settings, input)?;
-        Some(SinkDescription { parallelism_max: said.parallelism_max, takes_changes: said.takes_changes })
+        Some(SinkDescription {
+            parallelism_max: said.parallelism_max,
+            takes_changes: said.takes_changes,
+            takes_store_keys: said.takes_store_keys,
+            partition_by: said.partition_by,
+        })
     }
 }

@@ -33,6 +33,8 @@ pub fn root() -> PathBuf {
 pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(weir());
     command.args(arguments).current_dir(root()).env_remove("RUST_LOG").stdin(Stdio::null());
+    // Of the S3 servers of the tests.
+    command.env("AWS_ACCESS_KEY_ID", "weir-test-key").env("AWS_SECRET_ACCESS_KEY", "weir-test-secret");
     command
 }
 

@@ -121,6 +121,11 @@ impl Master {
                 return manual.into_iter().for_each(|manual| manual.refuse(&report(&error)));
             }
         };
+        if savepoint.is_some() {
+            // From now on what it counts on may not be swept, also by a coordinator that does not know it.
+            self.ledger.change(None, |meta| meta.savepoint = checkpoint);
+            self.write_ledger();
+        }
         let deadline = now + self.job.plan.options.checkpoints.timeout;
         let tasks: Vec<TaskKey> = self.lifecycle.tasks().map(|(task, _)| task).collect();
         let pending = Pending::new(checkpoint, tasks, self.finals.clone(), deadline);
@@ -268,6 +273,7 @@ impl Master {
         }
         let manifest = Arc::clone(manifest);
         if underway.savepoint.is_some() {
+            self.savepoint = Some(manifest);
             return self.savepoint_complete();
         }
         underway.phase = Phase::Committing(Arc::clone(&manifest));

@@ -180,6 +180,8 @@ pub(crate) struct Master {
     /// Output of checkpoints that came to nothing, for the end without a commit.
     pub(super) uncommitted: Vec<v1::Committable>,
     pub(super) discards: Publication,
+    /// The last savepoint that was completed.
+    pub(super) savepoint: Option<Arc<Manifest>>,
     pub(super) is_discarding: bool,
     pub(super) links: BTreeMap<WorkerId, WorkerLink>,
     pub(super) placement: BTreeMap<TaskKey, WorkerId>,
@@ -239,6 +241,7 @@ impl Master {
             outbox: Outbox::default(),
             uncommitted: Vec::new(),
             discards: Publication::default(),
+            savepoint: None,
             is_discarding: false,
             links: BTreeMap::new(),
             placement: BTreeMap::new(),

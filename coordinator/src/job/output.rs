@@ -4,8 +4,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use weir_checkpoint::OperatorTaskState;
+use weir_checkpoint::{Manifest, OperatorTaskState};
 use weir_core::{OperatorUid, WorkerId};
+use weir_graph::plan::PlannedRole;
 use weir_proto::convert;
 use weir_proto::v1;
 
@@ -14,7 +15,7 @@ use super::lifecycle::{Event, Stage};
 use super::master::{Master, Signal};
 use super::outbox::{END, Progress};
 use super::publication::Step;
-use super::state::TaskKey;
+use super::state::{JobState, TaskKey};
 use crate::checkpoint::complete::{committables, distinct};
 
 /// Pause before a sink is published again; doubled with every try.
@@ -67,12 +68,45 @@ impl Master {
             .map(|point| committables(&point.manifest).into_values().flatten().collect())
             .unwrap_or_default();
         all.retain(|committable| !committed.contains(committable));
+        // What a savepoint holds is published when a job begins with it.
+        let saved = self.savepoint.as_ref().map(|savepoint| committables(savepoint)).unwrap_or_default();
+        let saved: Vec<v1::Committable> = saved.into_values().flatten().collect();
+        all.retain(|committable| !saved.contains(committable));
         self.discards.collect(distinct(all));
+        self.swept_sinks().into_iter().for_each(|sink| self.discards.want(sink));
         let owed = self.discards.begin();
         if owed.is_empty() {
             return self.happened(Event::Discarded);
         }
         owed.iter().for_each(|sink| self.publish(sink));
+    }
+
+    /// The sinks of which more may lie around than is known here: parts of attempts whose workers died.
+    fn swept_sinks(&self) -> Vec<OperatorUid> {
+        let has_run = self.lifecycle.has_earlier_attempts() || !self.placement.is_empty();
+        // A savepoint of an earlier life of this coordinator may count on what would be swept.
+        let is_known = |savepoint: &Manifest| savepoint.checkpoint == self.ledger.next().savepoint;
+        let has_unknown = self.ledger.next().savepoint.0 > 0 && !self.savepoint.as_deref().is_some_and(is_known);
+        if !has_run || has_unknown {
+            return Vec::new();
+        }
+        let leaves = |kind: &str| self.around.registry.sink(kind).is_some_and(|sink| sink.leaves_output());
+        let operators = self.job.plan.vertices.iter().flat_map(|vertex| &vertex.operators);
+        let sinks = operators.filter(|operator| operator.role == PlannedRole::Sink && leaves(&operator.kind));
+        sinks.map(|sink| sink.uid.clone()).collect()
+    }
+
+    /// What a sink remembers in the checkpoint and the savepoint of this job that are kept when it ends.
+    fn kept_memory(&self, sink: &OperatorUid) -> Vec<v1::Committable> {
+        let end = if self.lifecycle.failure().is_some() { JobState::Failed } else { JobState::Canceled };
+        let checkpoint = self.point.as_ref().map(|point| &point.manifest);
+        let checkpoint = checkpoint.filter(|manifest| manifest.job == self.id && !self.are_deleted(end));
+        let kept = checkpoint.into_iter().chain(&self.savepoint);
+        let states = kept.flat_map(|manifest| &manifest.operators).filter(|operator| operator.uid == *sink);
+        let values = states.flat_map(|operator| &operator.subtasks).flat_map(|subtask| {
+            subtask.sink_states.iter().map(|value| convert::committable_to_proto(sink, subtask.subtask_index, value))
+        });
+        values.collect()
     }
 
     /// Sends the output of one sink to a worker, best to one that wrote some of it: output may lie on its disk.
@@ -115,6 +149,9 @@ impl Master {
             committables: output,
             discard: self.is_discarding,
             checkpoint_id: checkpoint,
+            sweep: self.is_discarding && self.swept_sinks().contains(sink),
+            keep: !self.is_discarding && self.ledger.next().savepoint.0 > 0,
+            kept: if self.is_discarding { self.kept_memory(sink) } else { Vec::new() },
         });
         match self.is_discarding {
             true => self.discards.sent(sink, link.worker().clone()),

@@ -71,6 +71,12 @@ impl Publication {
         }
     }
 
+    /// Has a sink sent, whether it prepared something or not.
+    pub fn want(&mut self, sink: OperatorUid) {
+        let nothing = || SinkOutput { committables: BTreeMap::new(), status: Status::Owed, tries: 0 };
+        self.sinks.entry(sink).or_insert_with(nothing);
+    }
+
     /// Begins to publish or discard: the sinks to send, in order. What is published already is not discarded.
     pub fn begin(&mut self) -> Vec<OperatorUid> {
         self.failure = None;

@@ -84,14 +84,19 @@ impl Master {
         Owner { job: self.id, incarnation: self.ledger.durable().incarnation }
     }
 
-    /// What is to be done with the checkpoints of a job that has ended: nothing when they are kept.
-    pub(super) fn deletion(&self, state: JobState) -> Option<impl Future<Output = ()> + Send + use<>> {
+    /// Whether the checkpoints of a job that has ended like this are deleted.
+    pub(super) fn are_deleted(&self, state: JobState) -> bool {
         let retention = self.job.plan.options.checkpoints.retention;
-        let is_deleted = match state {
+        match state {
             JobState::Finished => true,
             JobState::Canceled => retention != CheckpointRetention::RetainOnCancellation,
             _ => retention == CheckpointRetention::NoExternalizedCheckpoints,
-        };
+        }
+    }
+
+    /// What is to be done with the checkpoints of a job that has ended: nothing when they are kept.
+    pub(super) fn deletion(&self, state: JobState) -> Option<impl Future<Output = ()> + Send + use<>> {
+        let is_deleted = self.are_deleted(state);
         let has_none =
             self.ledger.next().retained.is_empty() && self.record.lock().history.overview().latest.is_empty();
         if !is_deleted || has_none {

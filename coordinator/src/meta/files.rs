@@ -137,6 +137,8 @@ struct JobBody {
     completed_count: u64,
     #[prost(uint64, tag = "15")]
     failed_count: u64,
+    #[prost(uint64, tag = "16")]
+    savepoint: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -198,6 +200,7 @@ fn encode(job: &JobMeta) -> Vec<u8> {
         end: job.end.clone(),
         completed_count: job.completed_count,
         failed_count: job.failed_count,
+        savepoint: job.savepoint.0,
     }
     .encode_to_vec();
     let start = format!("{MAGIC} {FORMAT_VERSION} {}", body.len());
@@ -252,6 +255,7 @@ fn decode(bytes: &[u8]) -> Result<JobMeta, String> {
         end: body.end,
         completed_count: body.completed_count,
         failed_count: body.failed_count,
+        savepoint: CheckpointId(body.savepoint),
     })
 }
 

@@ -67,6 +67,8 @@ pub(crate) struct JobMeta {
     pub(crate) dropped: Vec<CompletedPointer>,
     /// The output of all checkpoints up to this one is published.
     pub(crate) published: CheckpointId,
+    /// The last savepoint that was begun; 0 when there is none.
+    pub(crate) savepoint: CheckpointId,
     /// The manifest of the job's end, encoded, once all its tasks have finished: from then on only publishing is left.
     pub(crate) end: Option<Bytes>,
     /// Completed checkpoints since the job was submitted.
@@ -91,6 +93,7 @@ impl JobMeta {
             retained: Vec::new(),
             dropped: Vec::new(),
             published: CheckpointId(0),
+            savepoint: CheckpointId(0),
             end: None,
             completed_count: 0,
             failed_count: 0,

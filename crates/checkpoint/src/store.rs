@@ -10,7 +10,6 @@ mod memory;
 mod options;
 mod outcome;
 mod remote;
-mod s3;
 mod verified;
 
 use std::fmt::Debug;
@@ -145,4 +144,10 @@ pub(crate) fn unix_ms(time: std::time::SystemTime) -> i64 {
 
 pub(crate) fn store_url_error(url: &str, reason: impl Into<String>) -> CheckpointError {
     CheckpointError::StoreUrl { url: url.to_owned(), reason: reason.into() }
+}
+
+impl From<weir_s3::S3Error> for CheckpointError {
+    fn from(error: weir_s3::S3Error) -> Self {
+        CheckpointError::StoreUrl { url: error.subject, reason: error.reason }
+    }
 }

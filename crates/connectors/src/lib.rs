@@ -29,7 +29,7 @@ pub fn registry() -> Registry {
         .with_source(nexmark::NexmarkSource)
         .with_sink(blackhole::BlackholeSink)
         .with_sink(console::PrintSink)
-        .with_sink(files::FileSink)
+        .with_sink(files::FileSink::new())
         .with_sink(hash::HashSink)
 }
 

@@ -8,13 +8,16 @@ use std::sync::Arc;
 use arrow_array::{ArrayRef, Int64Array, RecordBatch};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use proptest::prelude::*;
-use weir_core::{AttemptNumber, Batch, CheckpointId, FencingToken, JobId, SubtaskIndex};
+use weir_core::{AttemptNumber, Batch, CheckpointId, FencingToken, JobId, KeyGroup, KeyGroupRange, SubtaskIndex};
 use weir_operator_api::{
-    Committable, Cut, PreparedOutput, Result, SinkContext, SinkFactory, SinkReport, SinkState, SinkWriter,
+    Committable, Cut, Leftovers, PreparedOutput, Result, SinkContext, SinkFactory, SinkReport, SinkState, SinkWriter,
 };
 use weir_testkit::FakeClock;
 
 use crate::source_contract::Fields;
+
+/// Key groups of all scripts.
+const KEY_GROUPS: u32 = 128;
 
 /// One step of a script.
 #[derive(Clone, Debug)]
@@ -73,10 +76,36 @@ pub(crate) fn key_of(row: i64) -> i64 {
     row % 5
 }
 
+/// The subtask that rows with the key of this one go to.
+fn owner(row: i64, parallelism: usize) -> usize {
+    let mut hashes = Vec::new();
+    let keys: ArrayRef = Arc::new(Int64Array::from(vec![key_of(row)]));
+    weir_core::key_hash::hash_columns(&[keys], &mut hashes).expect("numbers are keys");
+    KeyGroup::of(hashes[0], KEY_GROUPS).subtask(parallelism as u32, KEY_GROUPS) as usize
+}
+
 pub(crate) fn batch(rows: &[i64]) -> Batch {
     let keys: ArrayRef = Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| key_of(*row))));
     let columns = vec![keys, Arc::new(Int64Array::from(rows.to_vec()))];
     Batch::new(RecordBatch::try_new(schema(), columns).expect("fits"), 0)
+}
+
+/// Where the only subtask of a sink that begins stands, in this attempt.
+pub(crate) fn context(settings: &Fields, attempt: u32) -> SinkContext {
+    SinkContext {
+        job: JobId(0xdb),
+        job_name: "job".to_owned(),
+        uid: "out".into(),
+        settings: settings.clone(),
+        subtask: SubtaskIndex(0),
+        parallelism: 1,
+        key_group_count: KEY_GROUPS,
+        key_groups: KeyGroupRange::of_subtask(0, 1, KEY_GROUPS),
+        input: schema(),
+        token: FencingToken { term: 1, attempt: AttemptNumber(attempt) },
+        restored: Vec::new(),
+        clock: Arc::new(FakeClock::default()),
+    }
 }
 
 /// Output of a completed cut, and how many rows are covered with it.
@@ -88,6 +117,8 @@ pub(crate) struct Play<'a> {
     settings: Fields,
     /// Most subtasks of the sink.
     parallelism_max: usize,
+    /// Whether rows go to subtasks by their key.
+    is_keyed: bool,
     clock: FakeClock,
     attempt: u32,
     checkpoint: u64,
@@ -116,6 +147,7 @@ impl<'a> Play<'a> {
             factory,
             settings,
             parallelism_max: said.parallelism_max.map_or(usize::MAX, |max| max as usize),
+            is_keyed: said.partition_by.is_some(),
             clock: FakeClock::default(),
             attempt: 0,
             checkpoint: 0,
@@ -139,16 +171,12 @@ impl<'a> Play<'a> {
         let parallelism = parallelism.min(self.parallelism_max);
         for subtask in 0..parallelism {
             let context = SinkContext {
-                job: JobId(0xdb),
-                job_name: "job".to_owned(),
-                uid: "out".into(),
-                settings: self.settings.clone(),
                 subtask: SubtaskIndex(subtask as u32),
                 parallelism: parallelism as u32,
-                input: schema(),
-                token: FencingToken { term: 1, attempt: AttemptNumber(self.attempt) },
+                key_groups: KeyGroupRange::of_subtask(subtask as u32, parallelism as u32, KEY_GROUPS),
                 restored: self.states.clone(),
                 clock: Arc::new(self.clock.clone()),
+                ..context(&self.settings, self.attempt)
             };
             self.writers.push(self.factory.writer(context).await.expect("opens"));
         }
@@ -160,8 +188,14 @@ impl<'a> Play<'a> {
     }
 
     async fn write(&mut self, subtask: usize, rows: Vec<i64>) {
-        let place = subtask % self.writers.len();
-        assert_eq!(self.writers[place].write(batch(&rows)).await.expect("writes"), []);
+        let mut dealt: Vec<Vec<i64>> = vec![Vec::new(); self.writers.len()];
+        for row in &rows {
+            let place = if self.is_keyed { owner(*row, dealt.len()) } else { subtask % dealt.len() };
+            dealt[place].push(*row);
+        }
+        for (writer, rows) in self.writers.iter_mut().zip(dealt).filter(|(_, rows)| !rows.is_empty()) {
+            assert_eq!(writer.write(batch(&rows)).await.expect("writes"), []);
+        }
         self.uncovered.extend(rows);
     }
 
@@ -269,6 +303,37 @@ impl<'a> Play<'a> {
         let states = self.prepare(usize::MAX, Cut::End).await;
         self.complete(states);
         self.completed.drain(..).flat_map(|(output, _)| output).collect()
+    }
+
+    /// The job ends here, without reaching its end: publishes what is completed, discards what is not, and sweeps;
+    /// `keeps` says whether its last checkpoint stays.
+    pub(crate) async fn cancel(&mut self, how: Death, keeps: bool) {
+        self.crash(1, false, how).await;
+        while !self.completed.is_empty() {
+            self.publish(false).await;
+        }
+        let mut committer = self.factory.committer(&self.settings).await.expect("opens");
+        let kept = if keeps { self.states.clone() } else { Vec::new() };
+        let leftovers = Leftovers { job: JobId(0xdb), sink: "out".into(), kept };
+        committer.sweep(leftovers).await.expect("sweeps");
+    }
+
+    /// Ends the input behind a savepoint, which is the last completed cut: publishes, and keeps what it counts on.
+    pub(crate) async fn end_kept(&mut self) {
+        self.prepare(usize::MAX, Cut::End).await;
+        let before = self.completed.drain(..).flat_map(|(output, _)| output);
+        let output: Vec<Committable> = before.chain(std::mem::take(&mut self.unconfirmed)).collect();
+        for _ in 0..2 {
+            let mut committer = self.factory.committer(&self.settings).await.expect("opens");
+            committer.keep();
+            committer.publish(output.clone()).await.expect("publishes");
+        }
+        self.writers.clear();
+    }
+
+    /// Begins again from the last completed cut.
+    pub(crate) async fn resume(&mut self) {
+        self.start(1).await;
     }
 
     /// Publishes output.

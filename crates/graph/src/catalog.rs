@@ -24,6 +24,10 @@ pub struct SinkDescription {
     pub parallelism_max: Option<u32>,
     /// Whether it can take updates and deletes, not only inserts.
     pub takes_changes: bool,
+    /// Whether the job's keys of object stores (`s3.*`) hold for it where its settings have none.
+    pub takes_store_keys: bool,
+    /// Columns whose equal values must come to one subtask, if it matters.
+    pub partition_by: Option<Vec<String>>,
 }
 
 /// Whether an operator kind begins or ends a graph.

@@ -51,6 +51,8 @@ pub struct Resolved {
     pub projection: Option<Vec<String>>,
     /// Whether the source can leave columns out.
     pub can_project: bool,
+    /// Columns by which the input of a sink must be spread over its subtasks, when it matters.
+    pub partition_by: Option<Vec<String>>,
 }
 
 /// One input with its schema.
@@ -130,8 +132,7 @@ impl Resolver<'_> {
         check_stream(kind, &context, upstream);
         let projection = self.projections.get(&position);
         let typed = kinds::resolve(kind, &submitted.kind, &context);
-        let parallelism =
-            self.parallelism(submitted, kind, typed.as_ref().and_then(|typed| typed.parallelism_max), &settings);
+        let parallelism = self.parallelism(submitted, kind, typed.as_ref(), &settings);
         // Settings of built-in kinds were read before (topology); only what was found here counts.
         let is_connector = matches!(kind, OperatorKind::Source | OperatorKind::Sink);
         let found = settings.finish();
@@ -143,11 +144,17 @@ impl Resolver<'_> {
             Some(columns) => project(&typed.output, columns),
             None => typed.output,
         };
+        let mut settings = submitted.settings.clone();
+        if typed.takes_store_keys {
+            for (key, value) in &self.options.checkpoints.store {
+                settings.entry(key.clone()).or_insert_with(|| Value::Text(value.clone()));
+            }
+        }
         Some(Resolved {
             uid: submitted.uid.clone(),
             kind_name: submitted.kind.clone(),
             kind: kind.clone(),
-            settings: submitted.settings.clone(),
+            settings,
             parallelism,
             inputs,
             output,
@@ -155,6 +162,7 @@ impl Resolver<'_> {
             reads: typed.reads,
             projection: projection.cloned(),
             can_project: typed.can_project,
+            partition_by: typed.partition_by,
         })
     }
 
@@ -162,12 +170,15 @@ impl Resolver<'_> {
         &self,
         submitted: &SubmittedOperator,
         kind: &OperatorKind,
-        parallelism_max: Option<u32>,
+        typed: Option<&kinds::Typed>,
         settings: &Settings<'_>,
     ) -> u32 {
+        let parallelism_max = typed.and_then(|typed| typed.parallelism_max);
+        let is_spread_by_key = kind.input_key(0).is_some() || typed.is_some_and(|typed| typed.partition_by.is_some());
+
         let wanted = submitted.parallelism.unwrap_or(self.options.parallelism);
         let groups = self.options.key_group_count;
-        if kind.input_key(0).is_some() && wanted > groups {
+        if is_spread_by_key && wanted > groups {
             let cure =
                 format!("raise pipeline.max-parallelism (default {KEY_GROUP_COUNT_DEFAULT}) or lower the parallelism");
             settings.problem("parallelism", format!("{wanted} is more than the job's {groups} key groups; {cure}"));

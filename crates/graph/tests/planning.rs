@@ -56,7 +56,12 @@ impl Catalog for Fake {
 
     fn sink(&self, _: &str, settings: &Settings<'_>, _: &Schema) -> Option<SinkDescription> {
         let parallelism_max = settings.has("single").then_some(1);
-        Some(SinkDescription { parallelism_max, takes_changes: false })
+        Some(SinkDescription {
+            parallelism_max,
+            partition_by: settings.has("key").then(|| settings.required_texts("key")),
+            takes_store_keys: settings.has("stored") && settings.text("s3.region").is_some(),
+            ..SinkDescription::default()
+        })
     }
 }
 
@@ -202,6 +207,47 @@ fn equal_keys_in_a_row_need_one_exchange() {
           sink Whole (b, window_start, window_end, window_time, n) 
     "#]],
     );
+}
+
+#[test]
+fn sinks_that_want_it_get_equal_keys_in_one_subtask() {
+    let by_other = operator("out_c", "out", &["win"], &[("key", "n".into())]);
+    let by_same = operator("out_b", "out", &["win"], &[("key", "a".into())]);
+    let single = operator("single", "out", &["win"], &[("key", "a".into()), ("single", true.into())]);
+    check(
+        &job(2, vec![source(), watermark(), window("win", "wm", "a"), by_other, by_same, single]),
+        expect_test::expect![[r#"
+            src -> wm -> win x2
+              src Whole (a, t) Main->[1].0
+              wm Whole (a, t) Main->[2].0
+              win Local (a, slice_start, n) Raw->v1.0 Hash { columns: [0] }; Main->v1.1 Hash { columns: [0] }
+            win -> out_b x2
+              win Final (a, window_start, window_end, window_time, n) Main->v2.0 Hash { columns: [4] }; Main->[1].0; Main->v3.0 Rescale
+              out_b Whole (a, window_start, window_end, window_time, n) 
+            out_c x2
+              out_c Whole (a, window_start, window_end, window_time, n) 
+            single x1
+              single Whole (a, window_start, window_end, window_time, n) 
+        "#]],
+    );
+}
+
+#[test]
+fn sinks_of_object_stores_take_the_keys_of_the_job_unless_they_have_their_own() {
+    let own = operator("own", "out", &["src"], &[("stored", true.into()), ("s3.region", "north".into())]);
+    let other = operator("other", "out", &["src"], &[]);
+    let mut job = job(1, vec![source(), own, other]);
+    for (key, value) in [("s3.region", "south"), ("s3.endpoint", "http://localhost:1")] {
+        job.config.insert(key.to_owned(), value.into());
+    }
+    let plan = plan(&job, &Fake).expect("it can be planned");
+    let settings = |uid: &str| {
+        let mut operators = plan.vertices.iter().flat_map(|vertex| &vertex.operators);
+        operators.find(|operator| operator.uid.as_str() == uid).expect("it is planned").settings.clone()
+    };
+    assert_eq!(settings("own").get("s3.region"), Some(&"north".into()));
+    assert_eq!(settings("own").get("s3.endpoint"), Some(&"http://localhost:1".into()));
+    assert_eq!(settings("other"), BTreeMap::new());
 }
 
 #[test]

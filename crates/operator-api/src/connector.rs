@@ -31,6 +31,10 @@ pub struct SinkProperties {
     pub parallelism_max: Option<u32>,
     /// Whether it can take updates and deletes, not only inserts.
     pub takes_changes: bool,
+    /// Whether the job's keys of object stores (`s3.*`) hold for it where its settings have none.
+    pub takes_store_keys: bool,
+    /// Columns whose equal values must come to one subtask, if it matters.
+    pub partition_by: Option<Vec<String>>,
 }
 
 /// Makes the sources of one kind.
@@ -67,6 +71,11 @@ pub trait SinkFactory: Send + Sync {
 
     /// Opens a writer in a worker.
     async fn writer(&self, context: SinkContext) -> Result<Box<dyn SinkWriter>>;
+
+    /// Whether writers that die leave output behind, hidden, that has to be swept when the job ends early.
+    fn leaves_output(&self) -> bool {
+        false
+    }
 
     /// Opens a committer in a worker.
     async fn committer(&self, settings: &BTreeMap<String, Value>) -> Result<Box<dyn SinkCommitter>>;

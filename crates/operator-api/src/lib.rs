@@ -20,7 +20,7 @@ pub use metrics::OperatorMetrics;
 pub use operator::{Operator, OperatorContext, Output, OutputTag, Progress, SplitEvent};
 pub use weir_state::{FrozenPiece, FrozenTable, StateScope, StateStores, StateTable};
 
-pub use sink::{Committable, Cut, PreparedOutput, SinkContext, SinkReport, SinkState, SinkWriter};
+pub use sink::{Committable, Cut, Leftovers, PreparedOutput, SinkContext, SinkReport, SinkState, SinkWriter};
 pub use source::{ReaderContext, SourceEvent, SourceReader, Split, SplitPosition};
 
 /// Result of operator code.

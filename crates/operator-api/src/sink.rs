@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
 use async_trait::async_trait;
-use weir_core::{Batch, CheckpointId, Clock, FencingToken, JobId, OperatorUid, SubtaskIndex, Value};
+use weir_core::{Batch, CheckpointId, Clock, FencingToken, JobId, KeyGroupRange, OperatorUid, SubtaskIndex, Value};
 use weir_state::StateTable;
 
 use crate::Result;
@@ -27,6 +27,10 @@ pub struct SinkContext {
     pub subtask: SubtaskIndex,
     /// How many subtasks write.
     pub parallelism: u32,
+    /// Key groups of the job.
+    pub key_group_count: u32,
+    /// Those whose rows come to this subtask, if the sink has its input spread by key.
+    pub key_groups: KeyGroupRange,
     /// Schema of the input.
     pub input: SchemaRef,
     /// Coordinator's term and attempt of the job: no two attempts may write to one hidden file.
@@ -115,6 +119,27 @@ pub trait SinkCommitter: Send {
     /// after later cuts were published.
     async fn publish(&mut self, committables: Vec<Committable>) -> Result<()>;
 
+    /// A savepoint of the job may count on hidden forms of what is published from now on: they are left.
+    fn keep(&mut self) {}
+
     /// The job ended without committing these: removes them.
     async fn discard(&mut self, committables: Vec<Committable>) -> Result<()>;
+
+    /// The job has ended without reaching its end: removes what its sink left hidden, of all attempts, also what nobody
+    /// has a committable of. Only called of sinks that [`crate::SinkFactory::leaves_output`].
+    async fn sweep(&mut self, _leftovers: Leftovers) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// What a job leaves that has ended without reaching its end.
+#[derive(Clone, Debug)]
+pub struct Leftovers {
+    /// The job.
+    pub job: JobId,
+    /// The sink.
+    pub sink: OperatorUid,
+    /// The plain values that the sink's subtasks gave at checkpoints and savepoints that are kept: what these count on
+    /// stays.
+    pub kept: Vec<SinkState>,
 }

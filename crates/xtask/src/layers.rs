@@ -11,14 +11,15 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
     ("weir-graph", &["weir-core"], &["tokio", "prost", "tonic", "datafusion-expr"]),
     ("weir-expr", &["weir-core"], &["tokio", "tonic"]),
     ("weir-state", &["weir-core"], &["tokio", "prost", "tonic", "object_store"]),
-    ("weir-checkpoint", &["weir-core"], &["prost", "tonic"]),
+    ("weir-s3", &["weir-core"], &["tokio", "prost", "tonic"]),
+    ("weir-checkpoint", &["weir-core", "weir-s3"], &["prost", "tonic"]),
     ("weir-operator-api", &["weir-core", "weir-state"], &["prost", "tonic"]),
     (
         "weir-operators",
         &["weir-core", "weir-graph", "weir-expr", "weir-state", "weir-operator-api"],
         &["tokio", "prost", "tonic", "rdkafka", "redis"],
     ),
-    ("weir-connectors", &["weir-core", "weir-operator-api"], &["tonic"]),
+    ("weir-connectors", &["weir-core", "weir-operator-api", "weir-s3"], &["tonic"]),
     ("weir-proto", &["weir-core", "weir-graph"], &[]),
     (
         "weir-coordinator",

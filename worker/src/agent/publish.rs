@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use weir_core::OperatorUid;
-use weir_operator_api::Committable;
+use weir_operator_api::{Committable, Leftovers, SinkState};
 use weir_proto::convert::{self, ConvertError};
 use weir_proto::v1;
 use weir_proto::v1::worker_message::Message;
@@ -52,7 +52,21 @@ async fn carry_out(worker: &Worker, order: v1::Publish) -> Result<(), TaskError>
     })?;
     let failed = |error| TaskError::of_operator(&uid, &error);
     let mut committer = factory.committer(&settings).await.map_err(failed)?;
-    let done =
-        if order.discard { committer.discard(committables).await } else { committer.publish(committables).await };
-    done.map_err(failed)
+    if !order.discard {
+        if order.keep {
+            committer.keep();
+        }
+        return committer.publish(committables).await.map_err(failed);
+    }
+    committer.discard(committables).await.map_err(failed)?;
+    if order.sweep {
+        let (job, _) = convert::token_from_proto(order.token).map_err(unreadable)?;
+        let mut kept = Vec::with_capacity(order.kept.len());
+        for memory in order.kept {
+            let (_, subtask, value) = convert::committable_from_proto(memory).map_err(unreadable)?;
+            kept.push(SinkState { subtask, values: vec![value], tables: Vec::new() });
+        }
+        committer.sweep(Leftovers { job, sink: uid.clone(), kept }).await.map_err(failed)?;
+    }
+    Ok(())
 }

@@ -259,13 +259,16 @@ impl TaskParts {
     }
 
     fn sink_context(&self, planned: &PlannedOperator) -> SinkContext {
+        let (parallelism, groups) = (self.vertex().parallelism, self.plan.options.key_group_count);
         SinkContext {
             job: self.job,
             job_name: self.plan.name.clone(),
             uid: planned.uid.clone(),
             settings: planned.settings.clone(),
             subtask: self.key.subtask,
-            parallelism: self.vertex().parallelism,
+            parallelism,
+            key_group_count: groups,
+            key_groups: KeyGroupRange::of_subtask(self.key.subtask.0, parallelism, groups),
             input: planned.inputs.first().unwrap_or(&planned.output).clone(),
             token: self.token,
             restored: Vec::new(),

@@ -2,7 +2,7 @@
 //!
 //! The client's word is not taken for anything that matters. Create-if-absent is settled by reading back, because a lost
 //! answer, a conflict and a retry inside the client all come back as "already exists" or as a general failure. Reads go
-//! through `verified.rs`. Waits have one bound per call, on the clock of this process; the client's own retries (`s3.rs`)
+//! through `verified.rs`. Waits have one bound per call, on the clock of this process; the client's own retries
 //! may end earlier.
 
 use std::future::Future;
@@ -18,19 +18,16 @@ use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use tokio::sync::Semaphore;
 use weir_core::{Clock, Random};
+use weir_s3::{BACKOFF_MAX, BACKOFF_MIN};
 
 use super::outcome::{Comparison, Stored, sort};
 use super::verified::{self, RangeReader};
-use super::{CheckpointStore, ListedObject, READS_MAX, StoreOptions, check, s3, unix_ms};
+use super::{CheckpointStore, ListedObject, READS_MAX, StoreOptions, check, unix_ms};
 use crate::error::Cause;
 use crate::manifest::{MANIFEST_BYTES_MAX, ObjectRef, SectionRef};
 use crate::state_object::object_ref;
 use crate::{CheckpointError, Result, layout};
 
-/// First wait between two tries, here and in the client.
-pub(super) const BACKOFF_MIN: Duration = Duration::from_millis(100);
-/// Longest wait between two tries, here and in the client.
-pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// How often the same bytes are put again when they are not there afterwards.
 const PUTS_MAX: u32 = 8;
 /// Greatest listing. A job has some ten thousand objects; more is a wrong prefix.
@@ -69,7 +66,13 @@ impl ObjectStoreCheckpoints {
         random: Box<dyn Random>,
     ) -> Result<ObjectStoreCheckpoints> {
         let url = if prefix.is_empty() { format!("s3://{bucket}") } else { format!("s3://{bucket}/{prefix}") };
-        let store = s3::client(&url, bucket, options)?;
+        let limits = weir_s3::Limits {
+            call_deadline: options.call_deadline,
+            request_timeout: options.request_timeout,
+            connect_timeout: options.connect_timeout,
+            requests_in_flight_max: options.requests_in_flight_max,
+        };
+        let store = weir_s3::client(&url, bucket, (&options.s3, &options.environment), &limits)?;
         Ok(ObjectStoreCheckpoints {
             store: Arc::new(store),
             url,

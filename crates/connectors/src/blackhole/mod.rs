@@ -30,7 +30,7 @@ impl SinkFactory for BlackholeSink {
     }
 
     fn describe(&self, _settings: &Settings<'_>, _input: &Schema) -> Option<SinkProperties> {
-        Some(SinkProperties { parallelism_max: None, takes_changes: true })
+        Some(SinkProperties { takes_changes: true, ..SinkProperties::default() })
     }
 
     async fn writer(&self, context: SinkContext) -> Result<Box<dyn SinkWriter>> {

@@ -34,7 +34,7 @@ impl SinkFactory for PrintSink {
         for field in input.fields().iter().filter(|field| !can_write(field.data_type())) {
             settings.problem("", format!("column '{}' of type {} cannot be printed", field.name(), field.data_type()));
         }
-        Some(SinkProperties { parallelism_max: None, takes_changes: true })
+        Some(SinkProperties { takes_changes: true, ..SinkProperties::default() })
     }
 
     async fn writer(&self, context: SinkContext) -> Result<Box<dyn SinkWriter>> {

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use weir_core::{AttemptNumber, FencingToken, Value};
 use weir_operator_api::{OperatorError, Result};
 
+use crate::files::bucket::Uploaded;
+use crate::files::memory::FilePart;
 use crate::files::part::PartPaths;
 
 /// What is to be done for one committable.
@@ -13,6 +15,13 @@ use crate::files::part::PartPaths;
 pub enum Commit {
     /// Give a part its visible name.
     Show(PartPaths),
+    /// Turn an open upload into the object that readers see.
+    Complete {
+        /// Where it will stand.
+        target: PathBuf,
+        /// What is to be completed.
+        upload: Uploaded,
+    },
     /// Put the parts of a single file together and give the whole its visible name.
     Join(Join),
     /// The input of a directory has ended: the directory exists even if it is empty, and hidden parts of attempts before
@@ -32,8 +41,8 @@ pub enum Commit {
 pub struct Join {
     /// Where its parts are, hidden.
     pub directory: PathBuf,
-    /// Their names, in the order of the rows.
-    pub parts: Vec<String>,
+    /// The parts, in the order of the rows.
+    pub parts: Vec<FilePart>,
     /// How many of the last ones no checkpoint holds: a job that fails before its end takes these back, and goes on
     /// from the others.
     pub fresh: usize,
@@ -61,8 +70,14 @@ impl Commit {
             Commit::Show(paths) => {
                 Value::from([("from", path_text(&paths.in_progress)?), ("to", path_text(&paths.target)?)])
             }
+            Commit::Complete { target, upload } => Value::from([
+                ("complete", path_text(target)?),
+                ("upload", upload.id.as_str().into()),
+                ("tags", Value::List(upload.tags.iter().map(|tag| tag.as_str().into()).collect())),
+                ("bytes", Value::Text(upload.bytes.to_string())),
+            ]),
             Commit::Join(join) => Value::from([
-                ("join", Value::List(join.parts.iter().map(|name| name.as_str().into()).collect())),
+                ("join", Value::List(join.parts.iter().map(FilePart::to_value).collect())),
                 ("fresh", Value::Integer(join.fresh as i64)),
                 ("directory", path_text(&join.directory)?),
                 ("file", join.file.as_str().into()),
@@ -102,8 +117,13 @@ impl Commit {
             let token = FencingToken { term: text("term")?.parse().ok()?, attempt: AttemptNumber(number("attempt")?) };
             return Some(Commit::Close { directory, mark: text("mark")?, token });
         }
-        let Some(Value::List(names)) = map.get("join") else { return None };
-        let parts = names.iter().map(|name| name.as_text().map(str::to_owned)).collect::<Option<Vec<_>>>()?;
+        if let (Some(target), Some(Value::List(tags))) = (path("complete"), map.get("tags")) {
+            let tags = tags.iter().map(|tag| tag.as_text().map(str::to_owned)).collect::<Option<Vec<_>>>()?;
+            let upload = Uploaded { id: text("upload")?, tags, bytes: text("bytes")?.parse().ok()? };
+            return Some(Commit::Complete { target, upload });
+        }
+        let Some(Value::List(parts)) = map.get("join") else { return None };
+        let parts = parts.iter().map(FilePart::of_value).collect::<Option<Vec<_>>>()?;
         Some(Commit::Join(Join {
             directory: path("directory")?,
             fresh: number("fresh")? as usize,
@@ -124,7 +144,10 @@ mod tests {
         let token = FencingToken { term: u64::MAX, attempt: AttemptNumber(3) };
         let join = Join {
             directory: "/out".into(),
-            parts: vec!["a".to_owned(), "b".to_owned()],
+            parts: vec![
+                FilePart { name: "a".to_owned(), bytes: 1, hash: None, level: 0 },
+                FilePart { name: "b".to_owned(), bytes: 2, hash: Some(u64::MAX), level: 1 },
+            ],
             fresh: 1,
             file: "out.csv".to_owned(),
             mark: "m".to_owned(),
@@ -132,6 +155,10 @@ mod tests {
         };
         for commit in [
             Commit::Show(PartPaths { in_progress: "/out/.a".into(), target: "/out/a".into() }),
+            Commit::Complete {
+                target: "s3://bucket/out/a".into(),
+                upload: Uploaded { id: "u".to_owned(), tags: vec!["\"1\"".to_owned()], bytes: u64::MAX },
+            },
             Commit::Join(join),
             Commit::Close { directory: "/out".into(), mark: "m".to_owned(), token },
         ] {

@@ -7,6 +7,8 @@ use std::path::Path;
 use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
 
+use crate::files::home::Out;
+
 /// How a file is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
@@ -60,7 +62,7 @@ impl Compression {
     }
 
     /// Writes a file of this compression.
-    pub fn writer(self, file: File) -> io::Result<CompressedWriter> {
+    pub fn writer(self, file: Out) -> io::Result<CompressedWriter> {
         Ok(match self {
             Compression::None => CompressedWriter::Plain(file),
             Compression::Gzip => CompressedWriter::Gzip(GzEncoder::new(file, flate2::Compression::new(6))),
@@ -72,16 +74,16 @@ impl Compression {
 /// A file that is written compressed.
 pub enum CompressedWriter {
     /// As it is.
-    Plain(File),
+    Plain(Out),
     /// gzip, level 6.
-    Gzip(GzEncoder<File>),
+    Gzip(GzEncoder<Out>),
     /// Zstandard, level 3.
-    Zstd(Box<zstd::Encoder<'static, File>>),
+    Zstd(Box<zstd::Encoder<'static, Out>>),
 }
 
 impl CompressedWriter {
     /// Writes the end of the stream and gives the file back.
-    pub fn finish(self) -> io::Result<File> {
+    pub fn finish(self) -> io::Result<Out> {
         match self {
             CompressedWriter::Plain(file) => Ok(file),
             CompressedWriter::Gzip(encoder) => encoder.finish(),

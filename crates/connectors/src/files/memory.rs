@@ -51,13 +51,50 @@ pub struct FilePart {
     pub name: String,
     /// Its size.
     pub bytes: u64,
+    /// xxh3-64 of its bytes, in a bucket: what comes from there is not believed.
+    pub hash: Option<u64>,
     /// How often it was put together out of smaller ones.
     pub level: u32,
+}
+
+impl FilePart {
+    /// Puts it into words.
+    pub fn to_value(&self) -> Value {
+        let mut value = vec![
+            ("name", self.name.as_str().into()),
+            ("bytes", Value::Integer(self.bytes as i64)),
+            ("level", Value::Integer(self.level.into())),
+        ];
+        // As text: a JSON number does not hold 64 bits everywhere.
+        value.extend(self.hash.map(|hash| ("hash", Value::Text(hash.to_string()))));
+        Value::Map(value.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+    }
+
+    /// Reads its words; `None` when they are not ours.
+    pub fn of_value(value: &Value) -> Option<FilePart> {
+        let fields = value.as_map()?;
+        let number = |name: &str| match fields.get(name) {
+            Some(Value::Integer(number)) => u64::try_from(*number).ok(),
+            _ => None,
+        };
+        let hash = match fields.get("hash") {
+            Some(hash) => Some(hash.as_text()?.parse().ok()?),
+            None => None,
+        };
+        Some(FilePart {
+            name: fields.get("name")?.as_text()?.to_owned(),
+            bytes: number("bytes")?,
+            hash,
+            level: u32::try_from(number("level")?).ok()?,
+        })
+    }
 }
 
 /// What a file sink remembers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
+    /// The mark of job and sink: what is covered is of theirs.
+    pub mark: String,
     /// What the checkpoint covers, of this attempt and those before.
     pub covered: Covered,
     /// The parts of the single file, in their order.
@@ -77,30 +114,29 @@ impl Memory {
                 ("parts", Value::Integer((*limit).into())),
             ])
         });
-        let parts = self.parts.iter().map(|part| {
-            Value::from([
-                ("name", part.name.as_str().into()),
-                ("bytes", Value::Integer(part.bytes as i64)),
-                ("level", Value::Integer(part.level.into())),
-            ])
-        });
+        let parts = self.parts.iter().map(FilePart::to_value);
         Value::from([
+            ("mark", self.mark.as_str().into()),
             ("covered", Value::List(covered.collect())),
             ("parts", Value::List(parts.collect())),
             ("is_finished", self.is_finished.into()),
         ])
     }
 
-    /// Puts together what all subtasks remembered; the default when nothing is restored.
+    /// Puts together what all subtasks remembered; nothing when nothing is restored. A job that begins with what another
+    /// left goes on with its parts, and has written none of those that it covered: `mark` is the job's and sink's own.
     ///
     /// **Errors**: internal, when the words are not ours.
-    pub fn of_restored(restored: &[SinkState]) -> Result<Memory> {
+    pub fn of_restored(mark: &str, restored: &[SinkState]) -> Result<Memory> {
         let values: Vec<&Value> = restored.iter().flat_map(|state| &state.values).collect();
-        let mut memory = Memory { is_finished: !values.is_empty(), ..Memory::default() };
+        let mut memory = Memory { mark: mark.to_owned(), is_finished: !values.is_empty(), ..Memory::default() };
         for value in values {
             let one = Memory::of_value(value)
                 .ok_or_else(|| OperatorError::internal(format!("not the memory of a file sink: {value}")))?;
-            one.covered.0.iter().for_each(|((token, subtask), limit)| memory.covered.cover(*token, *subtask, *limit));
+            if one.mark == mark {
+                let covered = &mut memory.covered;
+                one.covered.0.iter().for_each(|((token, subtask), limit)| covered.cover(*token, *subtask, *limit));
+            }
             memory.parts.extend(one.parts);
             memory.is_finished &= one.is_finished;
         }
@@ -114,8 +150,9 @@ impl Memory {
             Some(Value::List(items)) => Some(items),
             _ => None,
         };
-        let mut memory =
-            Memory { is_finished: map.get("is_finished") == Some(&Value::Bool(true)), ..Memory::default() };
+        let mark = map.get("mark").and_then(Value::as_text)?.to_owned();
+        let is_finished = map.get("is_finished") == Some(&Value::Bool(true));
+        let mut memory = Memory { mark, is_finished, ..Memory::default() };
         for item in list("covered")? {
             let fields = item.as_map()?;
             let number = |name: &str| match fields.get(name) {
@@ -127,16 +164,7 @@ impl Memory {
             memory.covered.cover(token, SubtaskIndex(number("subtask")?), number("parts")?);
         }
         for item in list("parts")? {
-            let fields = item.as_map()?;
-            let number = |name: &str| match fields.get(name) {
-                Some(Value::Integer(number)) => u64::try_from(*number).ok(),
-                _ => None,
-            };
-            memory.parts.push(FilePart {
-                name: fields.get("name")?.as_text()?.to_owned(),
-                bytes: number("bytes")?,
-                level: u32::try_from(number("level")?).ok()?,
-            });
+            memory.parts.push(FilePart::of_value(item)?);
         }
         Some(memory)
     }
@@ -146,15 +174,16 @@ impl Memory {
 /// again once per level: four times in a million cuts.
 pub const MERGED_PARTS: usize = 32;
 /// Parts larger than this together are left alone: the stream waits meanwhile.
-const MERGED_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+pub const MERGED_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
-/// How many of the last parts are to be put together, if there are enough of one level.
-pub fn parts_to_merge(parts: &[FilePart]) -> Option<std::ops::Range<usize>> {
+/// How many of the last parts are to be put together, if there are enough of one level and they are not larger than
+/// `bytes_max` together.
+pub fn parts_to_merge(parts: &[FilePart], bytes_max: u64) -> Option<std::ops::Range<usize>> {
     let start = parts.len().checked_sub(MERGED_PARTS)?;
     let last = &parts[start..];
     let is_level = last.iter().all(|part| part.level == last[0].level);
     let bytes: u64 = last.iter().map(|part| part.bytes).sum();
-    (is_level && bytes <= MERGED_BYTES_MAX).then_some(start..parts.len())
+    (is_level && bytes <= bytes_max).then_some(start..parts.len())
 }
 
 #[cfg(test)]
@@ -173,15 +202,16 @@ mod tests {
 
     #[test]
     fn memories_of_all_subtasks_are_put_together() {
-        let mut memories = [Memory::default(), Memory::default()];
+        let ours = Memory { mark: "m".to_owned(), ..Memory::default() };
+        let mut memories = [ours.clone(), ours];
         memories[0].covered.cover(token(u64::MAX, 1), SubtaskIndex(0), 3);
-        memories[0].parts.push(FilePart { name: "a".to_owned(), bytes: 7, level: 2 });
+        memories[0].parts.push(FilePart { name: "a".to_owned(), bytes: 7, hash: Some(u64::MAX), level: 2 });
         memories[0].is_finished = true;
         memories[1].covered.cover(token(1, 2), SubtaskIndex(1), 5);
         let restored: Vec<_> = memories.iter().zip(0..).map(|(memory, subtask)| state(subtask, memory)).collect();
-        let whole = Memory::of_restored(&restored).expect("ours");
+        let whole = Memory::of_restored("m", &restored).expect("ours");
         assert_eq!(whole.parts, memories[0].parts);
-        assert!(!whole.is_finished && Memory::of_restored(&restored[..1]).expect("ours").is_finished);
+        assert!(!whole.is_finished && Memory::of_restored("m", &restored[..1]).expect("ours").is_finished);
         let part = |token, subtask, number| PartId { token, subtask: SubtaskIndex(subtask), number };
         for (covered, part) in [
             (true, part(token(u64::MAX, 1), 0, 2)),
@@ -192,18 +222,21 @@ mod tests {
         ] {
             assert_eq!(whole.covered.covers(part), covered, "{part:?}");
         }
-        assert_eq!(Memory::of_restored(&[]).expect("nothing"), Memory::default());
+        let nothing = Memory { mark: "m".to_owned(), ..Memory::default() };
+        assert_eq!(Memory::of_restored("m", &[]).expect("nothing"), nothing);
+        let other = Memory::of_restored("n", &restored).expect("ours");
+        assert_eq!((other.parts, other.covered), (whole.parts, Covered::default()), "another job wrote them");
         let strange = SinkState { values: vec![Value::Integer(1)], ..state(0, &memories[0]) };
-        assert!(Memory::of_restored(&[strange]).is_err());
+        assert!(Memory::of_restored("m", &[strange]).is_err());
     }
 
     #[test]
     fn old_attempts_are_forgotten() {
-        let mut memory = Memory::default();
+        let mut memory = Memory { mark: "m".to_owned(), ..Memory::default() };
         let tokens =
             (1..20).flat_map(|attempt| (0..100).map(move |subtask| (token(1, attempt), SubtaskIndex(subtask))));
         tokens.for_each(|(token, subtask)| memory.covered.cover(token, subtask, 1));
-        let kept = Memory::of_restored(&[state(0, &memory)]).expect("ours").covered.0;
+        let kept = Memory::of_restored("m", &[state(0, &memory)]).expect("ours").covered.0;
         let attempts: BTreeSet<u32> = kept.keys().map(|(token, _)| token.attempt.0).collect();
         assert_eq!((kept.len(), attempts), (1_000, (10..20).collect()));
     }
@@ -211,10 +244,10 @@ mod tests {
     #[test]
     fn small_parts_are_merged_and_rows_are_written_again_once_per_level() {
         let (mut parts, mut written) = (Vec::new(), 0);
-        let part = |bytes, level| FilePart { name: String::new(), bytes, level };
+        let part = |bytes, level| FilePart { name: String::new(), bytes, hash: None, level };
         for cuts in 1..=40_000u64 {
             parts.push(part(7, 0));
-            while let Some(range) = parts_to_merge(&parts) {
+            while let Some(range) = parts_to_merge(&parts, MERGED_BYTES_MAX) {
                 let (bytes, level) =
                     (parts[range.clone()].iter().map(|part| part.bytes).sum(), parts[range.start].level);
                 written += bytes;
@@ -223,6 +256,6 @@ mod tests {
             assert!(parts.len() <= 31 * 4 && written <= 3 * 7 * cuts, "{} parts, {written} bytes", parts.len());
             assert_eq!(parts.iter().map(|part| part.bytes).sum::<u64>(), 7 * cuts);
         }
-        assert!(parts_to_merge(&vec![part(1 << 30, 0); 100]).is_none(), "large parts are left alone");
+        assert!(parts_to_merge(&vec![part(1 << 30, 0); 100], MERGED_BYTES_MAX).is_none(), "large parts are left alone");
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! directory   part-<job>-<sink>-<subtask>-<term>-<attempt>-<n>.csv      hidden: .part-...csv.inprogress
+//! in a bucket the same                                 hidden: an open upload of that name
 //! one file    out.csv                                  hidden: .out.csv.<job>-<sink>-<subtask>-<term>-<attempt>-<n>.inprogress
 //! ```
 //! `<sink>` is a hash of the sink's uid. Term and attempt keep attempts apart: one that was given up and still runs
@@ -15,6 +16,9 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::files::enumerate::IN_PROGRESS;
 use crate::files::part::PartPaths;
+
+/// What the names of part files begin with.
+const PART: &str = "part-";
 
 /// Which part of a sink's output a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,6 +40,8 @@ pub struct Names {
     /// Ending of part files, with its point.
     extension: String,
     mark: String,
+    /// Whether nobody sees a file that is being written under its own name: an open upload.
+    is_bucket: bool,
 }
 
 impl Names {
@@ -47,7 +53,8 @@ impl Names {
         extension: String,
     ) -> Self {
         let mark = format!("{job}-{:08x}", xxh3_64(sink.as_str().as_bytes()) >> 32);
-        Names { directory, file, extension, mark }
+        let is_bucket = directory.to_str().is_some_and(weir_s3::address::is_s3);
+        Names { directory, file, extension, mark, is_bucket }
     }
 
     /// Where everything is written.
@@ -67,8 +74,8 @@ impl Names {
         let (target, hidden) = match &self.file {
             Some(file) => (file.clone(), format!(".{file}.{stem}{IN_PROGRESS}")),
             None => {
-                let target = format!("part-{stem}{}", self.extension);
-                let hidden = format!(".{target}{IN_PROGRESS}");
+                let target = format!("{PART}{stem}{}", self.extension);
+                let hidden = if self.is_bucket { target.clone() } else { format!(".{target}{IN_PROGRESS}") };
                 (target, hidden)
             }
         };
@@ -98,16 +105,26 @@ pub fn read_hidden(mark: &str, name: &str) -> Option<Hidden> {
     if words.starts_with("whole-") {
         return Some(Hidden::Whole);
     }
+    read_numbers(words).map(Hidden::Part)
+}
+
+/// Which part of the job and sink of `mark` an open upload of this name is; `None` for everything else.
+pub fn read_upload(mark: &str, name: &str) -> Option<PartId> {
+    read_numbers(name.strip_prefix(PART)?.strip_prefix(mark)?.strip_prefix('-')?)
+}
+
+/// Reads `<subtask>-<term>-<attempt>-<n>`; what follows a point does not matter.
+fn read_numbers(words: &str) -> Option<PartId> {
     let (words, _) = words.split_once('.').unwrap_or((words, ""));
     let mut numbers = words.split('-').map(str::parse::<u64>);
     let mut next = || numbers.next()?.ok();
     let (subtask, term, attempt, number) = (next()?, next()?, next()?, next()?);
     let narrow = |number: u64| u32::try_from(number).ok();
-    Some(Hidden::Part(PartId {
+    Some(PartId {
         token: FencingToken { term, attempt: AttemptNumber(narrow(attempt)?) },
         subtask: SubtaskIndex(narrow(subtask)?),
         number: narrow(number)?,
-    }))
+    })
 }
 
 #[cfg(test)]
@@ -140,6 +157,14 @@ mod tests {
             }
             let visible = paths.target.file_name().expect("a name").to_str().expect("UTF-8");
             prop_assert_eq!(read_hidden(ours.mark(), visible), None);
+            let place = (PathBuf::from("s3://bucket/out"), None);
+            let uploads = Names::new(JobId(0xdb), &OperatorUid::from("out"), place, ".csv.gz".to_owned());
+            let paths = uploads.paths(part);
+            prop_assert_eq!(&paths.in_progress, &paths.target, "an open upload is not seen");
+            let name = paths.target.file_name().expect("a name").to_str().expect("UTF-8");
+            prop_assert_eq!(read_upload(uploads.mark(), name), Some(part));
+            prop_assert_eq!(read_upload(names(0xdc, "out", None).mark(), name), None);
+            prop_assert_eq!(read_upload(names(0xdb, "late", None).mark(), name), None);
         }
     }
 

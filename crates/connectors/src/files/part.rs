@@ -1,7 +1,7 @@
 //! One file being written: under a hidden name beside its target, until the commit. Everything here blocks; the sink
 //! calls it where blocking is allowed.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use parquet::file::properties::WriterProperties;
 use weir_operator_api::{OperatorError, Result};
 
 use crate::files::compression::{CompressedWriter, Compression};
+use crate::files::home::{Ended, Home, Out};
 
 /// Rows after which a Parquet file starts a new row group: bounds what a writer buffers.
 const ROW_GROUP_ROWS: usize = 256 * 1024;
@@ -84,7 +85,7 @@ pub enum Chunk {
 
 enum Body {
     Text(CompressedWriter),
-    Parquet(Box<ArrowWriter<File>>),
+    Parquet(Box<ArrowWriter<Out>>),
 }
 
 /// A file being written.
@@ -98,13 +99,13 @@ impl Part {
     /// replaced.
     ///
     /// **Errors**: `sink-io`.
-    pub fn create(paths: PartPaths, kind: PartKind) -> Result<Part> {
-        if paths.target.is_dir() {
+    pub fn create(home: &Home, paths: PartPaths, kind: PartKind) -> Result<Part> {
+        if matches!(home, Home::Disk) && paths.target.is_dir() {
             let message = format!("cannot write the file '{}': it is a directory", paths.target.display());
             return Err(OperatorError::user("sink-io", message));
         }
         let failed = |error: io::Error| sink_io("create", &paths.in_progress, error);
-        let file = OpenOptions::new().write(true).create_new(true).open(&paths.in_progress).map_err(failed)?;
+        let file = home.create(&paths.in_progress)?;
         let body = match kind {
             PartKind::Text(compression) => Body::Text(compression.writer(file).map_err(failed)?),
             PartKind::Parquet(schema) => {
@@ -131,24 +132,24 @@ impl Part {
         }
     }
 
-    /// Ends the file and makes it durable, still under its hidden name; gives its size. The name is durable only when
-    /// the directory is.
+    /// Ends the file and makes it durable, still hidden. The name is durable only when the directory is.
     ///
     /// **Errors**: `sink-io`.
-    pub fn finish(self) -> Result<(PartPaths, u64)> {
+    pub fn finish(self) -> Result<(PartPaths, Ended)> {
         let path = self.paths.in_progress.clone();
         let file = match self.body {
             Body::Text(writer) => writer.finish().map_err(|error| sink_io("write", &path, error))?,
             Body::Parquet(writer) => writer.into_inner().map_err(|error| sink_io("write", &path, error))?,
         };
-        file.sync_all().map_err(|error| sink_io("sync", &path, error))?;
-        let bytes = file.metadata().map_err(|error| sink_io("look at", &path, error))?.len();
-        Ok((self.paths, bytes))
+        let ended = file.finish(&path)?;
+        Ok((self.paths, ended))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::OpenOptions;
+
     use weir_core::ErrorDomain;
 
     use super::*;
@@ -156,7 +157,7 @@ mod tests {
     #[test]
     fn full_disk_is_an_error_of_the_outside_with_path_and_cause() {
         let paths = PartPaths { in_progress: "/dev/full".into(), target: "/dev/never".into() };
-        let file = OpenOptions::new().write(true).open("/dev/full").expect("Linux has it");
+        let file = Out::File(OpenOptions::new().write(true).open("/dev/full").expect("Linux has it"));
         let body = Body::Text(Compression::None.writer(file).expect("nothing to write yet"));
         let error = Part { paths, body }.write(Chunk::Text(vec![b'x'; 10])).expect_err("no space");
         assert_eq!((error.code, error.domain), ("sink-io", ErrorDomain::External));
@@ -170,7 +171,7 @@ mod tests {
         let paths =
             PartPaths { in_progress: directory.path().join(".a.inprogress"), target: directory.path().join("a") };
         fs::write(&paths.in_progress, "precious").expect("writes");
-        let created = Part::create(paths.clone(), PartKind::Text(Compression::None));
+        let created = Part::create(&Home::Disk, paths.clone(), PartKind::Text(Compression::None));
         assert_eq!(created.err().map(|error| error.code), Some("sink-io"));
         assert_eq!(fs::read(&paths.in_progress).expect("reads"), b"precious");
     }

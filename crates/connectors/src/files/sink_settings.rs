@@ -1,5 +1,6 @@
 //! The settings of `file_sink`, read once by the factory to check them and once by each writer to use them.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,10 @@ use arrow_schema::{Schema, SchemaRef};
 use weir_core::Settings;
 use weir_core::batch::{CHANGE_COLUMN, is_changing};
 use weir_operator_api::{OperatorError, Result};
+use weir_s3::S3Options;
+use weir_s3::options::{S3_ALLOW_HTTP, S3_ENDPOINT, S3_PATH_STYLE, S3_REGION};
 
+use crate::files::bucket::unusable;
 use crate::files::compression::Compression;
 use crate::files::part::PartKind;
 use crate::files::settings::format_of_name;
@@ -36,6 +40,8 @@ pub struct SinkSettings {
     pub roll_bytes: Option<u64>,
     /// Age at which a part is ended.
     pub roll_interval: Option<Duration>,
+    /// How a bucket is reached.
+    pub s3: S3Options,
 }
 
 impl SinkSettings {
@@ -67,11 +73,27 @@ impl SinkSettings {
                 settings.problem(field, format!("'{path}' names one file: give a directory to write several parts"));
             }
         }
+        let s3 = read_s3(settings, &path);
         if path.is_empty() {
             return None;
         }
         let format = format?;
-        Some(SinkSettings { path, is_single_file, format, header, compression, upsert_key, roll_bytes, roll_interval })
+        Some(SinkSettings {
+            path,
+            is_single_file,
+            format,
+            header,
+            compression,
+            upsert_key,
+            roll_bytes,
+            roll_interval,
+            s3,
+        })
+    }
+
+    /// Whether the output goes to a bucket.
+    pub fn is_in_bucket(&self) -> bool {
+        weir_s3::address::is_s3(&self.path)
     }
 
     /// Checks them against the input.
@@ -123,7 +145,13 @@ impl SinkSettings {
     /// **Errors**: `sink-io` for a path that cannot be one.
     pub fn place(&self) -> Result<(PathBuf, Option<String>)> {
         let wrong = || OperatorError::user("sink-io", format!("cannot use the path '{}'", self.path));
-        let path = std::path::absolute(&self.path).map_err(|error| wrong().because(error))?;
+        let path = match self.is_in_bucket() {
+            true => {
+                let (bucket, rest) = weir_s3::address::split(&self.path).map_err(|error| unusable(&error))?;
+                PathBuf::from(format!("s3://{bucket}/{rest}").trim_end_matches('/'))
+            }
+            false => std::path::absolute(&self.path).map_err(|error| wrong().because(error))?,
+        };
         if path.to_str().is_none() {
             return Err(wrong());
         }
@@ -145,6 +173,32 @@ impl SinkSettings {
     pub fn is_parquet(&self) -> bool {
         self.format == "parquet"
     }
+}
+
+/// The keys by which a bucket is reached; a job's own hold for its sinks that do not set them.
+fn read_s3(settings: &Settings<'_>, path: &str) -> S3Options {
+    let mut keys = BTreeMap::new();
+    for key in [S3_ENDPOINT, S3_REGION] {
+        keys.extend(settings.text(key).map(|text| (key.to_owned(), text)));
+    }
+    for key in [S3_PATH_STYLE, S3_ALLOW_HTTP] {
+        keys.extend(settings.boolean(key).map(|truth| (key.to_owned(), truth.to_string())));
+    }
+    if weir_s3::address::is_s3(path) {
+        let split = weir_s3::address::split(path);
+        let has_gaps = |rest: &str| rest.trim_end_matches('/').split('/').any(|part| matches!(part, "" | "." | ".."));
+        match split {
+            Err(error) => settings.problem("path", error.to_string()),
+            Ok((_, rest)) if !rest.is_empty() && has_gaps(rest) => {
+                settings.problem("path", format!("'{path}' has a part between slashes that is empty, '.' or '..'"));
+            }
+            Ok(_) => {}
+        }
+    }
+    S3Options::from_config(&keys).unwrap_or_else(|error| {
+        settings.problem(S3_ENDPOINT, error.to_string());
+        S3Options::default()
+    })
 }
 
 /// The schema without the hidden change column.

@@ -9,11 +9,16 @@ use arrow_array::{ArrayRef, Float64Array, Int8Array, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use expect_test::expect;
 use weir_core::batch::change_field;
-use weir_core::{AttemptNumber, Batch, CheckpointId, FencingToken, JobId, OperatorUid, Settings, SubtaskIndex, Value};
+use weir_core::{
+    AttemptNumber, Batch, CheckpointId, FencingToken, JobId, KeyGroupRange, OperatorUid, Settings, SubtaskIndex, Value,
+};
 use weir_operator_api::sink::SinkCommitter;
 use weir_operator_api::{Committable, Cut, SinkContext, SinkFactory, SinkWriter, SystemClock};
 
 use super::FileSink;
+
+/// The sink under test.
+static SINK: FileSink = FileSink::new();
 
 type Map = BTreeMap<String, Value>;
 
@@ -52,6 +57,8 @@ fn context(settings: &Map, input: SchemaRef, subtask: u32) -> SinkContext {
         settings: settings.clone(),
         subtask: SubtaskIndex(subtask),
         parallelism: 2,
+        key_group_count: 128,
+        key_groups: KeyGroupRange::of_subtask(subtask, 2, 128),
         input,
         token: FencingToken { term: 1, attempt: AttemptNumber(1) },
         restored: Vec::new(),
@@ -60,11 +67,11 @@ fn context(settings: &Map, input: SchemaRef, subtask: u32) -> SinkContext {
 }
 
 async fn writer(settings: &Map, input: SchemaRef) -> Box<dyn SinkWriter> {
-    FileSink.writer(context(settings, input, 0)).await.expect("opens")
+    SINK.writer(context(settings, input, 0)).await.expect("opens")
 }
 
 async fn committer() -> Box<dyn SinkCommitter> {
-    FileSink.committer(&Map::new()).await.expect("opens")
+    SINK.committer(&Map::new()).await.expect("opens")
 }
 
 fn run<T>(work: impl Future<Output = T>) -> T {
@@ -241,7 +248,7 @@ fn unwritable_paths_are_told_at_once() {
     let directory = tempfile::tempdir().expect("a directory");
     std::fs::write(directory.path().join("file"), "in the way").expect("writes");
     let map = settings(&directory.path().join("file/out.csv"), &[]);
-    let error = run(FileSink.writer(context(&map, plain_schema(), 0))).err().expect("a file is in the way");
+    let error = run(SINK.writer(context(&map, plain_schema(), 0))).err().expect("a file is in the way");
     assert_eq!(error.code, "sink-io");
     assert!(error.message.contains("/file'"), "{error}");
 }
@@ -251,12 +258,15 @@ fn changing_input_needs_an_upsert_key() {
     let check = |more: &[(&str, Value)], input: SchemaRef| {
         let map = settings(Path::new("out.csv"), more);
         let settings = Settings::new("out", &map);
-        let properties = FileSink.describe(&settings, &input);
+        let properties = SINK.describe(&settings, &input);
         let problems: Vec<_> = settings.finish().iter().map(ToString::to_string).collect();
-        (properties.map(|properties| (properties.parallelism_max, properties.takes_changes)), problems.join("\n"))
+        (properties.map(|said| (said.parallelism_max, said.takes_changes, said.partition_by)), problems.join("\n"))
     };
-    assert_eq!(check(&[], plain_schema()), (Some((Some(1), false)), String::new()));
-    assert_eq!(check(&[("upsert_key", "k".into())], changing_schema()), (Some((Some(1), true)), String::new()));
+    assert_eq!(check(&[], plain_schema()), (Some((Some(1), false, None)), String::new()));
+    assert_eq!(
+        check(&[("upsert_key", "k".into())], changing_schema()),
+        (Some((Some(1), true, Some(vec!["k".to_owned()]))), String::new())
+    );
     expect!["operator 'out', upsert_key: the input updates or takes back rows it sent before, and a file cannot: set upsert_key to the columns that identify a row, and the last row per key is written at the end"]
         .assert_eq(&check(&[], changing_schema()).1);
     expect!["operator 'out', upsert_key: the input has no column 'kk'; did you mean 'k'?"]

@@ -5,11 +5,13 @@
 
 use std::sync::Arc;
 
-use arrow_array::{Int8Array, RecordBatch};
+use arrow_array::{BooleanArray, Int8Array, RecordBatch};
 use arrow_row::{RowConverter, SortField};
 use arrow_schema::{ArrowError, DataType, Schema, SchemaRef};
+use arrow_select::filter::filter_record_batch;
 use hashbrown::HashTable;
 use weir_core::ChangeKind;
+use weir_core::key_hash::{hash_columns, is_key_type};
 use weir_operator_api::{OperatorError, Result, StateScope, StateTable};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -120,10 +122,11 @@ impl LastRows {
         Ok((!self.is_empty()).then_some(table))
     }
 
-    /// Takes back the rows of a snapshot.
+    /// Takes back the rows of a snapshot, those of which `is_own` says so of the hash of their key: a snapshot may hold
+    /// what other subtasks are to go on with.
     ///
     /// **Errors**: `sink-state` when they are of another version or have other columns.
-    pub fn restore(&mut self, table: &StateTable) -> Result<()> {
+    pub fn restore(&mut self, table: &StateTable, is_own: impl Fn(u64) -> bool) -> Result<()> {
         let wrong = |reason: String| {
             Err(OperatorError::user("sink-state", format!("the last row per key cannot be restored: {reason}")))
         };
@@ -138,9 +141,21 @@ impl LastRows {
             if found != expected {
                 return wrong(format!("its columns are {found:?}, and the input has {expected:?}"));
             }
-            self.apply(rows, None)?;
+            self.apply(&self.own(rows, &is_own)?, None)?;
         }
         Ok(())
+    }
+
+    fn own(&self, rows: &RecordBatch, is_own: &impl Fn(u64) -> bool) -> Result<RecordBatch> {
+        let keys: Vec<_> = self.key_columns.iter().map(|index| Arc::clone(rows.column(*index))).collect();
+        // Keys without a hash have one subtask.
+        if !keys.iter().all(|column| is_key_type(column.data_type())) {
+            return Ok(rows.clone());
+        }
+        let mut hashes = Vec::new();
+        hash_columns(&keys, &mut hashes)?;
+        let own = BooleanArray::from_iter(hashes.iter().map(|hash| Some(is_own(*hash))));
+        Ok(filter_record_batch(rows, &own)?)
     }
 
     fn batches(&self, entries: &[&Entry], batch_rows: usize) -> Result<Vec<RecordBatch>> {

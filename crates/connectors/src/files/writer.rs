@@ -10,18 +10,19 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use async_trait::async_trait;
 use tokio::task::JoinHandle;
-use weir_core::Batch;
 use weir_core::batch::CHANGE_COLUMN;
+use weir_core::{Batch, KeyGroup};
 use weir_operator_api::{
     BadRecord, Committable, Cut, OperatorError, PreparedOutput, Result, SinkContext, SinkWriter, StateTable,
 };
 
+use crate::files::bucket::Access;
 use crate::files::commit::{Commit, Join};
-use crate::files::committer::{remove, sweep};
-use crate::files::join::{join, part_lost};
-use crate::files::memory::{FilePart, Memory, parts_to_merge};
+use crate::files::home::{Ended, Home};
+use crate::files::join::Parts;
+use crate::files::memory::{FilePart, MERGED_BYTES_MAX, Memory, parts_to_merge};
 use crate::files::names::{Hidden, Names, PartId};
-use crate::files::part::{Chunk, Part, PartPaths, create_directory, sync_directory};
+use crate::files::part::{Chunk, Part, PartPaths};
 use crate::files::sink_settings::{SinkSettings, visible_schema};
 use crate::files::upsert::LastRows;
 use crate::format::Encode;
@@ -31,6 +32,9 @@ const CHUNK_BYTES: usize = 256 * 1024;
 /// Rows per batch when the last row per key is written.
 const UPSERT_BATCH_ROWS: usize = 8_192;
 
+/// Bytes after which a hidden part of a single file in a bucket is ended: it is read whole when it is published.
+const BUCKET_PART_BYTES: u64 = 64 * 1024 * 1024;
+
 /// What a blocking step gives back.
 type Step = (Option<Part>, Result<()>);
 
@@ -39,6 +43,7 @@ pub struct Writer {
     settings: SinkSettings,
     context: SinkContext,
     names: Names,
+    home: Home,
     schema: SchemaRef,
     visible: Vec<usize>,
     encoder: Option<Box<dyn Encode>>,
@@ -52,8 +57,8 @@ pub struct Writer {
     next_number: u32,
     /// Hidden files that exist, or may, and that no cut covers.
     unprepared: Vec<PathBuf>,
-    /// Parts that were ended since the last cut, with their sizes.
-    ended: Vec<(PartPaths, u64)>,
+    /// Parts that were ended since the last cut.
+    ended: Vec<(PartPaths, Ended)>,
     /// What is remembered at the next cut.
     memory: Memory,
 }
@@ -72,27 +77,23 @@ impl Writer {
     /// path that cannot be written ends the job before it has worked for hours.
     ///
     /// **Errors**: `sink-io`; `sink-part-lost` when a part that a checkpoint counts on is gone; `sink-state`.
-    pub async fn open(settings: SinkSettings, context: SinkContext) -> Result<Writer> {
-        let mut writer = Writer::new(settings, context)?;
+    pub async fn open(settings: SinkSettings, access: &Access, context: SinkContext) -> Result<Writer> {
+        let mut writer = Writer::new(settings, access, context)?;
         writer.restore_rows()?;
-        let (names, memory) = (writer.names.clone(), writer.memory.clone());
+        let (names, memory, home) = (writer.names.clone(), writer.memory.clone(), writer.home.clone());
         let token = writer.context.token;
         let sweeps = writer.context.subtask.0 == 0;
         blocking(move || {
-            create_directory(names.directory())?;
+            home.prepare(names.directory())?;
             if sweeps {
                 let kept: BTreeSet<&str> = memory.parts.iter().map(|part| part.name.as_str()).collect();
                 let is_left = |name: &str, hidden| match hidden {
                     Hidden::Part(part) => part.token < token && !memory.covered.covers(part) && !kept.contains(name),
                     Hidden::Whole => false,
                 };
-                sweep(names.directory(), names.mark(), is_left)?;
+                home.sweep(names.directory(), names.mark(), is_left)?;
             }
-            let expected = if memory.is_finished { &[][..] } else { &memory.parts };
-            expected.iter().try_for_each(|part| {
-                let path = names.directory().join(&part.name);
-                path.metadata().map(drop).map_err(|error| part_lost(&path, error))
-            })
+            home.require(names.directory(), if memory.is_finished { &[] } else { &memory.parts })
         })
         .await?;
         if !writer.memory.is_finished {
@@ -101,7 +102,7 @@ impl Writer {
         Ok(writer)
     }
 
-    fn new(settings: SinkSettings, context: SinkContext) -> Result<Self> {
+    fn new(settings: SinkSettings, access: &Access, context: SinkContext) -> Result<Self> {
         let schema = visible_schema(&context.input);
         let fields = context.input.fields().iter().enumerate();
         let visible = fields.filter(|(_, field)| field.name() != CHANGE_COLUMN).map(|(index, _)| index).collect();
@@ -109,13 +110,15 @@ impl Writer {
             Some(key) => Some(LastRows::new(Arc::clone(&schema), key)?),
             None => None,
         };
-        let mut memory = Memory::of_restored(&context.restored)?;
+        let names = Names::new(context.job, &context.uid, settings.place()?, settings.extension());
+        let mut memory = Memory::of_restored(names.mark(), &context.restored)?;
         if context.subtask.0 > 0 {
             // The first subtask remembers what was before, for all.
             memory.covered = Default::default();
         }
         Ok(Writer {
-            names: Names::new(context.job, &context.uid, settings.place()?, settings.extension()),
+            home: Home::of(names.directory(), access)?,
+            names,
             encoder: settings.encoder(&schema),
             settings,
             context,
@@ -137,7 +140,12 @@ impl Writer {
     fn restore_rows(&mut self) -> Result<()> {
         let tables = self.context.restored.iter().flat_map(|state| &state.tables);
         match &mut self.last_rows {
-            Some(last_rows) => tables.into_iter().try_for_each(|table| last_rows.restore(table)),
+            Some(last_rows) => {
+                let (range, count) = (self.context.key_groups, self.context.key_group_count);
+                let is_own = |hash| range.contains(KeyGroup::of(hash, count));
+                let is_alone = self.context.parallelism == 1;
+                tables.into_iter().try_for_each(|table| last_rows.restore(table, |hash| is_alone || is_own(hash)))
+            }
             None => match tables.into_iter().next() {
                 Some(_) => Err(OperatorError::user(
                     "sink-state",
@@ -180,8 +188,8 @@ impl Writer {
         let (number, paths) = self.next_paths();
         let since = self.context.clock.monotonic();
         self.open = Some(OpenPart { number, bytes: 0, has_rows: false, since });
-        let kind = self.settings.kind(&self.schema);
-        self.start_step(move |_| match Part::create(paths, kind) {
+        let (home, kind) = (self.home.clone(), self.settings.kind(&self.schema));
+        self.start_step(move |_| match Part::create(&home, paths, kind) {
             Ok(part) => (Some(part), Ok(())),
             Err(error) => (None, Err(error)),
         })
@@ -220,7 +228,15 @@ impl Writer {
             }
         }
         let bytes = self.open.map_or(0, |open| open.bytes) + self.buffer.len() as u64;
-        if self.settings.roll_bytes.is_some_and(|most| bytes >= most) { self.end_part().await } else { Ok(()) }
+        if self.bytes_max().is_some_and(|most| bytes >= most) { self.end_part().await } else { Ok(()) }
+    }
+
+    /// Size at which a part is ended.
+    fn bytes_max(&self) -> Option<u64> {
+        match &self.home {
+            Home::Bucket(_) if self.settings.is_single_file => Some(BUCKET_PART_BYTES),
+            _ => self.settings.roll_bytes,
+        }
     }
 
     fn count_bytes(&mut self, bytes: usize) {
@@ -278,8 +294,8 @@ impl Writer {
         self.part = None;
         self.buffer.clear();
         let Some(open) = self.open.take() else { return Ok(()) };
-        let path = self.path_of(open);
-        blocking(move || remove(&path)).await
+        let (path, home) = (self.path_of(open), self.home.clone());
+        blocking(move || home.remove(&path)).await
     }
 
     fn path_of(&self, open: OpenPart) -> PathBuf {
@@ -299,16 +315,17 @@ impl Writer {
     /// Puts small parts of a single file together when there are many. The old ones stay until the file is published:
     /// a job may still be restored from a checkpoint that counts on them.
     async fn merge_parts(&mut self) -> Result<()> {
-        while let Some(range) = parts_to_merge(&self.memory.parts) {
+        let bytes_max = if matches!(self.home, Home::Disk) { MERGED_BYTES_MAX } else { BUCKET_PART_BYTES };
+        while let Some(range) = parts_to_merge(&self.memory.parts, bytes_max) {
             // A cut covers all parts up to one that is open: none may be newer.
             self.give_up_part().await?;
             let (_, paths) = self.next_paths();
-            let old = &self.memory.parts[range.clone()];
-            let old: Vec<PathBuf> = old.iter().map(|part| self.names.directory().join(&part.name)).collect();
             let level = self.memory.parts[range.start].level + 1;
             let (whole, is_parquet) = (paths.in_progress.clone(), self.settings.is_parquet());
-            let bytes = blocking(move || join(&old, &whole, is_parquet)).await?;
-            self.memory.parts.splice(range, [FilePart { name: hidden_name(&paths)?, bytes, level }]);
+            let (home, directory) = (self.home.clone(), self.names.directory().to_path_buf());
+            let old = Parts { home, directory, parts: self.memory.parts[range.clone()].to_vec(), is_parquet };
+            let Ended { bytes, hash, .. } = blocking(move || old.join(&whole)).await?;
+            self.memory.parts.splice(range, [FilePart { name: hidden_name(&paths)?, bytes, hash, level }]);
         }
         Ok(())
     }
@@ -320,16 +337,21 @@ impl Writer {
         let mark = self.names.mark().to_owned();
         if self.settings.is_single_file {
             let fresh = ended.len();
-            for (paths, bytes) in &ended {
-                self.memory.parts.push(FilePart { name: hidden_name(paths)?, bytes: *bytes, level: 0 });
+            for (paths, Ended { bytes, hash, .. }) in &ended {
+                let name = hidden_name(paths)?;
+                self.memory.parts.push(FilePart { name, bytes: *bytes, hash: *hash, level: 0 });
             }
-            let parts = self.memory.parts.iter().map(|part| part.name.clone()).collect();
+            let parts = self.memory.parts.clone();
             let (_, file) = self.settings.place()?;
             let is_parquet = self.settings.is_parquet();
             let join = file.map(|file| Commit::Join(Join { directory, parts, fresh, file, mark, is_parquet }));
             return Ok(join.into_iter().filter(|_| cut == Cut::End).collect());
         }
-        let mut commits: Vec<Commit> = ended.into_iter().map(|(paths, _)| Commit::Show(paths)).collect();
+        let commit = |(paths, ended): (PartPaths, Ended)| match ended.upload {
+            Some(upload) => Commit::Complete { target: paths.target, upload },
+            None => Commit::Show(paths),
+        };
+        let mut commits: Vec<Commit> = ended.into_iter().map(commit).collect();
         if cut == Cut::End && self.context.subtask.0 == 0 {
             commits.push(Commit::Close { directory, mark, token: self.context.token });
         }
@@ -392,8 +414,8 @@ impl SinkWriter for Writer {
         }
         if has_news {
             // A part whose name is lost is lost.
-            let directory = self.names.directory().to_path_buf();
-            blocking(move || sync_directory(&directory)).await?;
+            let (home, directory) = (self.home.clone(), self.names.directory().to_path_buf());
+            blocking(move || home.sync(&directory)).await?;
         }
         // A directory can always take more parts.
         self.memory.is_finished =
@@ -417,10 +439,10 @@ impl SinkWriter for Writer {
             tracing::debug!(sink = %self.context.uid, "the last write of an aborted sink failed");
         }
         self.part = None;
-        let paths = std::mem::take(&mut self.unprepared);
+        let (paths, home) = (std::mem::take(&mut self.unprepared), self.home.clone());
         let removing = tokio::task::spawn_blocking(move || {
             for path in paths {
-                if let Err(error) = remove(&path) {
+                if let Err(error) = home.remove(&path) {
                     tracing::warn!(path = %path.display(), %error, "an unfinished file stays behind");
                 }
             }

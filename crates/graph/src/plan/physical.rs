@@ -91,7 +91,7 @@ impl PhysicalGraph {
         };
         let index = self.push(resolved, Phase::Whole, resolved.parallelism, partitioned_by);
         for (input, from) in resolved.inputs.iter().enumerate() {
-            let key = resolved.kind.input_key(input);
+            let key = resolved.kind.input_key(input).or_else(|| resolved.partition_by.clone());
             for part in sources_of(&places[from.from], from.output) {
                 self.link(part, from.output, index, input, key.as_deref(), &from.schema);
             }

@@ -32,11 +32,23 @@ pub(super) struct Typed {
     pub(super) reads: Option<BTreeSet<String>>,
     pub(super) parallelism_max: Option<u32>,
     pub(super) can_project: bool,
+    /// Of a sink.
+    pub(super) partition_by: Option<Vec<String>>,
+    /// Of a sink.
+    pub(super) takes_store_keys: bool,
 }
 
 impl Typed {
     fn new(output: SchemaRef) -> Self {
-        Typed { output, aggregates: Vec::new(), reads: None, parallelism_max: None, can_project: false }
+        Typed {
+            output,
+            aggregates: Vec::new(),
+            reads: None,
+            parallelism_max: None,
+            can_project: false,
+            partition_by: None,
+            takes_store_keys: false,
+        }
     }
 
     fn reading(mut self, columns: impl IntoIterator<Item = String>) -> Self {
@@ -161,6 +173,8 @@ impl Context<'_> {
         }
         let mut typed = Typed::new(self.schema().clone());
         typed.parallelism_max = sink.parallelism_max;
+        typed.partition_by = sink.partition_by;
+        typed.takes_store_keys = sink.takes_store_keys;
         Some(typed)
     }
 
