@@ -64,7 +64,11 @@ impl Sessions {
         let may_touch = |id: &u32| self.parked.may_touch(self.store.bounds(*id), self.options.gap);
         let closing: Vec<u32> = self.store.closing(watermark).filter(may_touch).collect();
         if closing.len() > LEAP_SESSIONS {
-            return self.park();
+            match self.park() {
+                Ok(()) => return Ok(()),
+                // They are all still here, and go on with the memory there is.
+                Err(error) => tracing::warn!("sessions stay in memory: {error}"),
+            }
         }
         self.fetch(closing.into_iter().map(|id| self.store.key(id)).collect())
     }

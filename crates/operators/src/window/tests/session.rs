@@ -207,15 +207,12 @@ proptest! {
         };
         let mut runner = on_disk(gap, &AGGREGATES, &stores);
         for (step, parks) in steps.iter().zip(parks.iter().chain([&false])) {
-            let writes = |store: &FullNowAndThen| store.answers.lock().expect("one thread").clone();
-            let before = writes(&store);
+            let answers_left = || store.answers.lock().expect("one thread").len();
+            let before = answers_left();
             if *parks && runner.operator().spill().is_err() {
-                prop_assert_ne!(before, writes(&store), "it fails with the disk only");
+                prop_assert_ne!(before, answers_left(), "it fails with the disk only");
             }
-            // A watermark may put sessions on disk too, and then a full disk ends the job.
-            let kept = std::mem::take(&mut *store.answers.lock().expect("one thread"));
             let found = apply(&mut runner, step);
-            *store.answers.lock().expect("one thread") = kept;
             prop_assert_eq!(found.sorted(), model.apply(step).sorted(), "after {:?}", step);
         }
         prop_assert_eq!(stores.size_bytes(), 0);
