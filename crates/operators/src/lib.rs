@@ -23,6 +23,7 @@ mod bad_rows;
 mod cut_runs;
 mod key_ids;
 mod row_codec;
+mod row_run;
 mod state_rows;
 mod window_rows;
 

@@ -34,6 +34,11 @@ impl RowCodec {
         Ok(self.converter.convert_columns(records.columns())?)
     }
 
+    /// Encodes some columns.
+    pub(crate) fn encode_columns(&self, columns: &[ArrayRef]) -> Result<Rows> {
+        Ok(self.converter.convert_columns(columns)?)
+    }
+
     /// Decodes rows into columns.
     pub(crate) fn decode<'a>(&self, rows: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<ArrayRef>> {
         Ok(self.converter.convert_rows(rows.into_iter().map(|row| self.parser.parse(row)))?)

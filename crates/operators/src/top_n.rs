@@ -3,8 +3,12 @@
 //! A list is kept per window and partition, pruned while rows come in, and emitted when the watermark passes the
 //! window's end. With one list per window its worst kept row is a threshold: a batch is compared with it as a whole
 //! column, and only rows that pass are looked at one by one.
+//!
+//! Lists that memory does not hold leave it as rows, by key group of their partitions. When their window closes, these
+//! are offered again, key group by key group: the best rows are the best of the best. Without a partition a window has
+//! one list, which is not worth the way.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, Scalar};
@@ -17,16 +21,20 @@ use weir_core::{Batch, EventTime, OutputTag};
 use weir_expr::order_item;
 use weir_graph::descriptor;
 use weir_operator_api::{Operator, OperatorContext, OperatorError, Output, Progress, Result};
-use weir_state::StateTable;
+use weir_state::{FrozenPiece, FrozenTable, StateTable};
 
 use crate::key_ids::KeyIds;
 use crate::row_codec::RowCodec;
+use crate::row_run::{RowRun, RunWriter};
 use crate::state_rows::{BATCH_ROWS, Restored, RowTable};
 use crate::window_rows::{Bounds, WindowColumns, cut, split_late};
 
 mod group;
 
 use group::{Entry, Group, Rule};
+
+/// Rows of one run: bounds what is held twice while lists leave memory.
+const RUN_ROWS: usize = if cfg!(test) { 3 } else { 4 * BATCH_ROWS };
 
 /// Builds the operator of one subtask.
 pub fn create(top: &descriptor::WindowTopN, context: &OperatorContext) -> Result<Box<dyn Operator>> {
@@ -44,6 +52,8 @@ pub fn create(top: &descriptor::WindowTopN, context: &OperatorContext) -> Result
         rule: Rule { limit: top.limit.max(1) as usize, ties: top.ties },
         has_rank: top.rank_column.is_some(),
         windows: BTreeMap::new(),
+        runs: RunWriter::new(context.stores.clone()),
+        from_disk: None,
         ready: VecDeque::new(),
         watermark: EventTime::MIN,
         origin_us: context.clock.wall_unix_us(),
@@ -62,6 +72,9 @@ struct TopN {
     rule: Rule,
     has_rank: bool,
     windows: BTreeMap<Bounds, Window>,
+    runs: RunWriter,
+    /// A closed window on disk.
+    from_disk: Option<FromDisk>,
     /// The table of a checkpoint: the rows on all lists, whose window and partition they carry.
     table: RowTable,
     /// Results of closed windows that have not left yet.
@@ -80,6 +93,15 @@ struct Window {
     threshold: Option<ArrayRef>,
     /// Bytes of all lists, roughly.
     list_bytes: usize,
+    /// Rows that were on lists.
+    runs: Vec<Arc<RowRun>>,
+}
+
+/// What is left of a closed window on disk.
+struct FromDisk {
+    runs: Vec<Arc<RowRun>>,
+    /// Key groups that are still to come.
+    waiting: VecDeque<u32>,
 }
 
 /// What rows compete by: bytes that are less for better rows; nulls are last.
@@ -131,14 +153,16 @@ impl Order {
 
 impl TopN {
     fn add(&mut self, bounds: Bounds, records: RecordBatch) -> Result<()> {
-        let partition = &self.partition;
-        let new_window =
-            || Window { partitions: partition.new_like(), groups: Vec::new(), threshold: None, list_bytes: 0 };
-        let mut window = self.windows.remove(&bounds).unwrap_or_else(new_window);
+        let mut window = self.windows.remove(&bounds).unwrap_or_else(|| self.new_window());
         let added =
             if self.has_partition { self.offer(&mut window, &records) } else { self.add_to_one(&mut window, records) };
         self.windows.insert(bounds, window);
         added
+    }
+
+    fn new_window(&self) -> Window {
+        let partitions = self.partition.new_like();
+        Window { partitions, groups: Vec::new(), threshold: None, list_bytes: 0, runs: Vec::new() }
     }
 
     /// Adds rows to the only list of a window, a threshold ahead of them.
@@ -191,16 +215,73 @@ impl TopN {
         Ok(())
     }
 
+    /// Some rows of lists, as a batch of the table.
+    fn batch_of(&self, rows: &[&[u8]]) -> Result<RecordBatch> {
+        self.table.batch(Vec::new(), &self.codec.decode(rows.iter().copied())?)
+    }
+
+    /// Puts the rows on the lists of one window on disk.
+    fn spill_window(&mut self, window: &mut Window) -> Result<()> {
+        window.groups.iter_mut().for_each(|group| _ = group.prune(self.rule));
+        let rows: Vec<&[u8]> = window.groups.iter().flat_map(Group::rows).collect();
+        let mut runs = std::mem::take(&mut window.runs);
+        let known = runs.len();
+        for rows in rows.chunks(RUN_ROWS) {
+            let written = self.batch_of(rows).and_then(|batch| self.runs.write(&[batch]));
+            match written {
+                Ok(run) => runs.push(run),
+                Err(error) => {
+                    // The lists stay, so what was written of them goes.
+                    runs.truncate(known);
+                    window.runs = runs;
+                    return Err(error);
+                }
+            }
+        }
+        *window = Window { runs, ..self.new_window() };
+        Ok(())
+    }
+
+    /// Takes the results of a window that closes, or goes on with them from disk.
+    fn close(&mut self, mut window: Window) -> Result<()> {
+        if window.runs.is_empty() {
+            window.groups.into_iter().for_each(|group| self.ready.extend(group.finish(self.rule)));
+            return Ok(());
+        }
+        // All on disk, the window can be read key group by key group.
+        self.spill_window(&mut window)?;
+        let waiting: BTreeSet<u32> = window.runs.iter().flat_map(|run| run.key_groups()).collect();
+        self.from_disk = Some(FromDisk { runs: window.runs, waiting: waiting.into_iter().collect() });
+        Ok(())
+    }
+
+    /// Takes the results of the next key group of a window on disk; whether there was one.
+    fn next_from_disk(&mut self, disk: &mut FromDisk) -> Result<bool> {
+        let Some(group) = disk.waiting.pop_front() else { return Ok(false) };
+        let mut window = self.new_window();
+        for value in disk.runs.iter().flat_map(|run| run.read(group)) {
+            let records = self.table.records(&self.table.layout.read(&value?)?)?;
+            self.offer(&mut window, &records)?;
+        }
+        window.groups.into_iter().for_each(|group| self.ready.extend(group.finish(self.rule)));
+        Ok(true)
+    }
+
     /// Emits up to `batch_rows` results of closed windows; passes the watermark on after the last.
     fn step(&mut self, out: &mut dyn Output) -> Result<Progress> {
         while self.ready.len() < self.batch_rows {
+            if let Some(mut disk) = self.from_disk.take() {
+                if self.next_from_disk(&mut disk)? {
+                    self.from_disk = Some(disk);
+                }
+                continue;
+            }
             let Some(window) = self.windows.first_entry().filter(|entry| entry.key().is_closed(self.watermark.0))
             else {
                 break;
             };
-            for group in window.remove().groups {
-                self.ready.extend(group.finish(self.rule));
-            }
+            let window = window.remove();
+            self.close(window)?;
         }
         let count = self.ready.len().min(self.batch_rows);
         if count > 0 {
@@ -212,6 +293,7 @@ impl TopN {
             out.emit(Batch::new(RecordBatch::try_new(self.output.clone(), columns)?, self.origin_us));
         }
         let has_more = !self.ready.is_empty()
+            || self.from_disk.is_some()
             || self.windows.first_key_value().is_some_and(|(bounds, _)| bounds.is_closed(self.watermark.0));
         if has_more {
             return Ok(Progress::More);
@@ -245,14 +327,36 @@ impl Operator for TopN {
         self.step(out)
     }
 
-    /// Per row on a list (at most the limit and ties with the last): the row, decoded once.
     fn snapshot(&mut self) -> Result<Vec<StateTable>> {
+        let resolve = |table: FrozenTable| {
+            table.resolve().map_err(|error| OperatorError::internal("state cannot be read").because(error))
+        };
+        self.freeze()?.into_iter().map(resolve).collect()
+    }
+
+    /// Per row on a list (at most the limit and ties with the last): the row, decoded once.
+    fn freeze(&mut self) -> Result<Vec<FrozenTable>> {
         for group in self.windows.values_mut().flat_map(|window| &mut window.groups) {
             group.prune(self.rule);
         }
+        let mut pieces: Vec<FrozenPiece> =
+            self.windows.values().flat_map(|window| &window.runs).flat_map(RowRun::frozen).collect();
         let rows: Vec<&[u8]> = self.windows.values().flat_map(|window| &window.groups).flat_map(Group::rows).collect();
-        let batch = |rows: &[&[u8]]| self.table.batch(Vec::new(), &self.codec.decode(rows.iter().copied())?);
-        Ok(vec![self.table.layout.table(rows.chunks(BATCH_ROWS).map(batch).collect::<Result<_>>()?)])
+        for rows in rows.chunks(BATCH_ROWS) {
+            pieces.push(FrozenPiece::Ready(self.batch_of(rows)?));
+        }
+        Ok(vec![FrozenTable { pieces, ..self.table.layout.table(Vec::new()).into() }])
+    }
+
+    fn spill(&mut self) -> Result<()> {
+        let is_emitting = self.from_disk.is_some() || !self.ready.is_empty();
+        if !self.has_partition || is_emitting {
+            return Ok(());
+        }
+        let mut windows = std::mem::take(&mut self.windows);
+        let spilled = windows.values_mut().try_for_each(|window| self.spill_window(window));
+        self.windows = windows;
+        spilled
     }
 
     fn restore(&mut self, tables: Vec<StateTable>, watermark: EventTime) -> Result<()> {

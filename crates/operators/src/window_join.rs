@@ -3,8 +3,11 @@
 //! Rows wait, untouched, in the slice they belong to (for `same`: in their window); each row is kept once, however many
 //! windows overlap it. When the watermark passes a window's end, the rows of its slices are joined by hash in
 //! [`run`], piece by piece. A slice goes when its last window has closed.
+//!
+//! Rows that memory does not hold lie on disk by key group, and a window with such rows is joined key group by key group.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use arrow_schema::{DataType, SchemaRef};
@@ -12,8 +15,9 @@ use weir_core::{Batch, EventTime, OutputTag};
 use weir_graph::descriptor::{self, JoinType};
 use weir_graph::{WindowSpec, join_schema};
 use weir_operator_api::{Operator, OperatorContext, OperatorError, Output, Progress, Result};
-use weir_state::StateTable;
+use weir_state::{FrozenPiece, FrozenTable, StateTable};
 
+use crate::row_run::{RowRun, RunWriter};
 use crate::state_rows::{Restored, RowTable};
 use crate::window_rows::{Bounds, WindowColumns, cut, split_late};
 
@@ -38,7 +42,7 @@ pub fn create(join: &descriptor::WindowJoin, context: &OperatorContext) -> Resul
     let layout = Layout::new(join, left, right, context.output.clone())?;
     let table = |name: &'static str, side: usize| {
         let key_columns = layout.key_columns(side).to_vec();
-        RowTable::new(name, Vec::new(), &context.inputs[side], key_columns, context.key_group_count)
+        Arc::new(RowTable::new(name, Vec::new(), &context.inputs[side], key_columns, context.key_group_count))
     };
     Ok(Box::new(WindowJoin {
         spec: join.window,
@@ -46,9 +50,10 @@ pub fn create(join: &descriptor::WindowJoin, context: &OperatorContext) -> Resul
         tables: [table("left-rows", 0), table("right-rows", 1)],
         layout,
         slices: BTreeMap::new(),
+        runs: RunWriter::new(context.stores.clone()),
         pending: BTreeSet::new(),
         buffered_bytes: 0,
-        run: None,
+        closing: None,
         watermark: EventTime::MIN,
         origin_us: context.clock.wall_unix_us(),
         batch_rows: context.batch_rows.max(1),
@@ -58,20 +63,54 @@ pub fn create(join: &descriptor::WindowJoin, context: &OperatorContext) -> Resul
 /// Rows of the left and of the right input.
 type Sides = [Vec<RecordBatch>; 2];
 
+/// The rows of one slice.
+#[derive(Clone, Default)]
+struct Slice {
+    /// In memory.
+    rows: Sides,
+    /// On disk, by side.
+    runs: [Vec<Arc<RowRun>>; 2],
+}
+
+impl Slice {
+    fn is_on_disk(&self) -> bool {
+        self.runs.iter().any(|runs| !runs.is_empty())
+    }
+}
+
+/// A window that is being emitted.
+struct Closing {
+    window: Bounds,
+    /// The rows at hand, being joined.
+    run: Run,
+    /// Rows that are still to be read.
+    disk: FromDisk,
+}
+
+/// Rows of a window on disk, read key group by key group.
+#[derive(Default)]
+struct FromDisk {
+    runs: [Vec<Arc<RowRun>>; 2],
+    /// Key groups that are still to come.
+    waiting: VecDeque<u32>,
+}
+
 struct WindowJoin {
     spec: WindowSpec,
     /// Where the rows carry their window, for `same`.
     window_columns: Option<[WindowColumns; 2]>,
     layout: Layout,
     /// The tables of a checkpoint: the rows of both sides, whose slices follow from them.
-    tables: [RowTable; 2],
+    tables: [Arc<RowTable>; 2],
     /// Rows by the slice they belong to, keyed by start and end.
-    slices: BTreeMap<(i64, i64), Sides>,
+    slices: BTreeMap<(i64, i64), Slice>,
+    runs: RunWriter,
     /// Windows that hold rows and are not closed.
     pending: BTreeSet<Bounds>,
+    /// Of the rows in memory.
     buffered_bytes: usize,
     /// The window being emitted.
-    run: Option<Run>,
+    closing: Option<Closing>,
     watermark: EventTime,
     /// When the last rows entered the job; results carry it on.
     origin_us: i64,
@@ -116,53 +155,98 @@ impl WindowJoin {
             self.pending.extend(windows.filter(|window| !window.is_closed(self.watermark.0)));
         }
         self.buffered_bytes += size_bytes(&records);
-        self.slices.entry((slice.start, slice.end)).or_default()[input].push(records);
+        self.slices.entry((slice.start, slice.end)).or_default().rows[input].push(records);
     }
 
     /// Takes the rows of a window that closes; slices that later windows need stay.
-    fn close(&mut self, window: Bounds) -> Sides {
-        let mut sides = Sides::default();
-        let slices: Vec<(i64, i64)> = if self.window_columns.is_some() {
+    fn close(&mut self, window: Bounds) -> Result<Closing> {
+        let places: Vec<(i64, i64)> = if self.window_columns.is_some() {
             vec![(window.start, window.end)]
         } else {
             self.slices.range((window.start, i64::MIN)..(window.end, i64::MIN)).map(|(slice, _)| *slice).collect()
         };
-        for (start, end) in slices {
-            let is_last = self.last_end(Bounds { start, end }) <= window.end;
-            let rows =
-                if is_last { self.slices.remove(&(start, end)) } else { self.slices.get(&(start, end)).cloned() };
-            let Some([left, right]) = rows else { continue };
-            if is_last {
-                let bytes = left.iter().chain(&right).map(size_bytes).sum::<usize>();
-                self.buffered_bytes = self.buffered_bytes.saturating_sub(bytes);
-            }
-            sides[0].extend(left);
-            sides[1].extend(right);
+        if places.iter().any(|place| self.slices.get(place).is_some_and(Slice::is_on_disk)) {
+            // All on disk, the window can be read key group by key group.
+            places.iter().try_for_each(|place| self.spill_slice(*place))?;
         }
-        sides
+        let (mut sides, mut runs) = (Sides::default(), <[Vec<Arc<RowRun>>; 2]>::default());
+        for (start, end) in places {
+            let is_last = self.last_end(Bounds { start, end }) <= window.end;
+            let slice =
+                if is_last { self.slices.remove(&(start, end)) } else { self.slices.get(&(start, end)).cloned() };
+            let Some(slice) = slice else { continue };
+            if is_last {
+                self.buffered_bytes = self.buffered_bytes.saturating_sub(sides_bytes(&slice.rows));
+            }
+            sides.iter_mut().zip(slice.rows).for_each(|(side, rows)| side.extend(rows));
+            runs.iter_mut().zip(slice.runs).for_each(|(side, runs)| side.extend(runs));
+        }
+        let waiting: BTreeSet<u32> = runs.iter().flatten().flat_map(|run| run.key_groups()).collect();
+        let disk = FromDisk { runs, waiting: waiting.into_iter().collect() };
+        Ok(Closing { window, run: Run::new(&self.layout, window, sides)?, disk })
     }
 
-    /// Emits about `batch_rows` rows of closed windows; passes the watermark on after the last.
+    /// Reads the next key group of a window on disk; whether there was one.
+    fn next_from_disk(&self, closing: &mut Closing) -> Result<bool> {
+        let Some(group) = closing.disk.waiting.pop_front() else { return Ok(false) };
+        let has =
+            [0, 1].map(|side: usize| closing.disk.runs[side].iter().any(|run| run.key_groups().any(|of| of == group)));
+        let mut sides = Sides::default();
+        if self.layout.gives(has) {
+            for (side, rows) in sides.iter_mut().enumerate() {
+                for value in closing.disk.runs[side].iter().flat_map(|run| run.read(group)) {
+                    let table = &self.tables[side];
+                    rows.push(table.records(&table.layout.read(&value?)?)?);
+                }
+            }
+        }
+        closing.run = Run::new(&self.layout, closing.window, sides)?;
+        Ok(true)
+    }
+
+    /// Puts the rows of one slice on disk.
+    fn spill_slice(&mut self, place: (i64, i64)) -> Result<()> {
+        let Some(slice) = self.slices.get_mut(&place) else { return Ok(()) };
+        for (side, table) in self.tables.iter().enumerate() {
+            let rows = &slice.rows[side];
+            let batches = rows.iter().map(|records| table.batch(Vec::new(), records.columns()));
+            let batches = batches.collect::<Result<Vec<_>>>()?;
+            if !batches.is_empty() {
+                slice.runs[side].push(self.runs.write(&batches)?);
+                // Only now: what cannot be written stays.
+                let bytes = rows.iter().map(size_bytes).sum();
+                self.buffered_bytes = self.buffered_bytes.saturating_sub(bytes);
+                slice.rows[side] = Vec::new();
+            }
+        }
+        Ok(())
+    }
+
+    /// Emits about `batch_rows` rows of closed windows, and reads at most one key group; passes the watermark on after
+    /// the last.
     fn step(&mut self, out: &mut dyn Output) -> Result<Progress> {
         let mut emitted = 0;
         while emitted < self.batch_rows {
-            if self.run.is_none() {
+            let Some(closing) = &mut self.closing else {
                 let Some(window) = self.pending.first().copied().filter(|window| window.is_closed(self.watermark.0))
                 else {
                     out.watermark(self.watermark);
                     return Ok(Progress::Done);
                 };
+                let closing = self.close(window)?;
                 self.pending.remove(&window);
-                let sides = self.close(window);
-                self.run = Some(Run::new(&self.layout, window, sides)?);
+                self.closing = Some(closing);
+                continue;
+            };
+            if let Some(records) = closing.run.next(&self.layout, self.batch_rows - emitted)? {
+                emitted += records.num_rows();
+                out.emit(Batch::new(records, self.origin_us));
+                continue;
             }
-            let Some(run) = &mut self.run else { continue };
-            match run.next(&self.layout, self.batch_rows - emitted)? {
-                Some(records) => {
-                    emitted += records.num_rows();
-                    out.emit(Batch::new(records, self.origin_us));
-                }
-                None => self.run = None,
+            let Some(mut closing) = self.closing.take() else { continue };
+            if self.next_from_disk(&mut closing)? {
+                self.closing = Some(closing);
+                return Ok(Progress::More);
             }
         }
         Ok(Progress::More)
@@ -194,17 +278,35 @@ impl Operator for WindowJoin {
         self.step(out)
     }
 
-    /// Per row that waits: its key group; the rows themselves are shared, not copied.
     fn snapshot(&mut self) -> Result<Vec<StateTable>> {
-        if self.run.is_some() {
+        let resolve = |table: FrozenTable| {
+            table.resolve().map_err(|error| OperatorError::internal("state cannot be read").because(error))
+        };
+        self.freeze()?.into_iter().map(resolve).collect()
+    }
+
+    /// The rows that wait, which nobody changes: shared, and given their key groups beside the stream.
+    fn freeze(&mut self) -> Result<Vec<FrozenTable>> {
+        if self.closing.is_some() {
             return Err(OperatorError::internal("a barrier came before everything was emitted"));
         }
-        let table = |side: usize| -> Result<StateTable> {
-            let pieces = self.slices.values().flat_map(|sides| &sides[side]);
-            let batches = pieces.map(|records| self.tables[side].batch(Vec::new(), records.columns()));
-            Ok(self.tables[side].layout.table(batches.collect::<Result<_>>()?))
+        let table = |side: usize| {
+            let mut pieces = Vec::new();
+            for slice in self.slices.values() {
+                pieces.extend(slice.runs[side].iter().flat_map(RowRun::frozen));
+                pieces.extend(slice.rows[side].iter().map(|records| frozen_rows(&self.tables[side], records)));
+            }
+            FrozenTable { pieces, ..self.tables[side].layout.table(Vec::new()).into() }
         };
-        Ok(vec![table(0)?, table(1)?])
+        Ok(vec![table(0), table(1)])
+    }
+
+    fn spill(&mut self) -> Result<()> {
+        if self.closing.is_some() {
+            return Ok(());
+        }
+        let places: Vec<(i64, i64)> = self.slices.keys().copied().collect();
+        places.into_iter().try_for_each(|place| self.spill_slice(place))
     }
 
     fn restore(&mut self, tables: Vec<StateTable>, watermark: EventTime) -> Result<()> {
@@ -228,6 +330,16 @@ impl Operator for WindowJoin {
     fn state_bytes(&self) -> usize {
         self.buffered_bytes
     }
+}
+
+/// Rows as a piece of a checkpoint.
+fn frozen_rows(table: &Arc<RowTable>, records: &RecordBatch) -> FrozenPiece {
+    let (table, records) = (Arc::clone(table), records.clone());
+    FrozenPiece::Later(Arc::new(move || Ok(vec![table.batch(Vec::new(), records.columns())?])))
+}
+
+fn sides_bytes(sides: &Sides) -> usize {
+    sides.iter().flatten().map(size_bytes).sum()
 }
 
 /// Bytes of a buffered piece; pieces of one batch share its memory.

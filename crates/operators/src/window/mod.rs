@@ -3,6 +3,7 @@
 //! ```text
 //! rows -> rows.rs (bad rows out) -> slicing.rs -> groups.rs (keys + accumulators)        sliced.rs fires
 //!                                -> runs.rs    -> session_store.rs + accumulators        session.rs fires
+//! slice.rs <-> run.rs, session_store.rs <-> parked.rs (parking.rs says when): what memory does not hold
 //! local.rs does the same before the exchange and sends partials
 //! ```
 
@@ -15,6 +16,8 @@ mod compile;
 mod groups;
 mod local;
 mod output;
+mod parked;
+mod parking;
 mod refire;
 mod rows;
 mod run;
@@ -57,7 +60,7 @@ fn build(
         (WindowSpec::Same, _) => return Err(OperatorError::internal("windows of joins do not aggregate")),
         (WindowSpec::Session { gap }, Phase::Local) => Box::new(LocalSessions::new(gap, output, &shape, reader)?),
         (WindowSpec::Session { gap }, _) => {
-            let options = SessionOptions { gap, allowed_lateness, batch_rows, output, place };
+            let options = SessionOptions { gap, allowed_lateness, batch_rows, output, place, stores };
             Box::new(Sessions::new(options, &shape, reader)?)
         }
         (_, Phase::Local) => Box::new(LocalSliced::new(LocalOptions { window, batch_rows, output }, shape, reader)),

@@ -4,25 +4,27 @@
 //! The rows of a batch count as one: a row that alone would be late is not, if rows of its batch join it to a session
 //! that is open. A session that was emitted and changes its bounds within the allowed lateness is taken back (`-D`) and
 //! emitted anew; with the same bounds it is updated (`+U`).
+//!
+//! Sessions that memory does not hold are parked on disk ([`super::parking`]).
 
 use std::sync::Arc;
 
-use arrow_array::cast::AsArray;
-use arrow_array::{BooleanArray, UInt32Array};
+use arrow_array::{BooleanArray, RecordBatch, UInt32Array};
 use arrow_buffer::ScalarBuffer;
 use arrow_schema::SchemaRef;
 use weir_core::{Batch, ChangeKind, EventTime, OutputTag};
 use weir_graph::WindowSpec;
 use weir_operator_api::{Operator, OperatorError, Output, Progress, Result};
-use weir_state::{KeyTable, StateTable};
+use weir_state::{FrozenPiece, FrozenTable, KeyTable, StateStores, StateTable};
 
 use super::groups::{Accumulators, Shape};
 use super::output::{Results, Window, times};
+use super::parked::Parked;
 use super::rows::{ReadBatch, RowReader, Rows, read_partials};
 use super::runs::RunFinder;
 use super::session_store::{Changes, NONE, SessionStore};
 use super::state::{self, Place};
-use crate::state_rows::{BATCH_ROWS, Restored};
+use crate::state_rows::{BATCH_ROWS, Layout, Restored};
 
 /// What the engine is told. **Units**: microseconds.
 pub(crate) struct SessionOptions {
@@ -31,23 +33,28 @@ pub(crate) struct SessionOptions {
     pub(crate) batch_rows: usize,
     pub(crate) output: SchemaRef,
     pub(crate) place: Place,
+    pub(crate) stores: StateStores,
 }
 
 /// The engine; the whole operator, or its final phase, which also takes partials.
 pub(crate) struct Sessions {
-    options: SessionOptions,
-    shape: Shape,
+    pub(super) options: SessionOptions,
+    pub(super) shape: Shape,
     reader: RowReader,
-    keys: KeyTable,
-    store: SessionStore,
+    pub(super) keys: KeyTable,
+    pub(super) store: SessionStore,
     /// By session id.
-    accumulators: Accumulators,
-    finder: RunFinder,
-    watermark: i64,
+    pub(super) accumulators: Accumulators,
+    /// What is not in memory; without allowed lateness only.
+    pub(super) parked: Parked,
+    /// The table of a checkpoint.
+    pub(super) layout: Layout,
+    pub(super) finder: RunFinder,
+    pub(super) watermark: i64,
     firing: Option<Firing>,
     /// When the newest batch entered the job: results count as that old.
     origin_us: i64,
-    ids: Vec<u32>,
+    pub(super) ids: Vec<u32>,
 }
 
 /// Sessions that a watermark completed, being emitted.
@@ -65,6 +72,8 @@ impl Sessions {
             keys: shape.key_table()?,
             store: SessionStore::new(options.gap, options.allowed_lateness),
             accumulators: shape.accumulators()?,
+            parked: Parked::new(options.stores.clone(), shape)?,
+            layout: state::sessions(shape),
             finder: RunFinder::default(),
             watermark: i64::MIN,
             firing: None,
@@ -95,6 +104,7 @@ impl Sessions {
     fn add(&mut self, rows: &Rows, lasts: &ScalarBuffer<i64>, out: &mut dyn Output) -> Result<Vec<u32>> {
         self.keys.intern(&rows.keys, &rows.hashes, &mut self.ids)?;
         self.finder.find((&self.ids, self.keys.id_bound()), &rows.times, lasts, self.options.gap);
+        self.fetch_for_late_runs()?;
         let mut changes = Changes::default();
         let placed = self.place_runs(&mut changes);
         self.accumulators.resize(self.store.id_bound());
@@ -208,7 +218,12 @@ impl Sessions {
         state::windows_table(window, self.options.allowed_lateness, self.watermark)
     }
 
-    fn remove(&mut self, id: u32) {
+    /// Some sessions as rows of the table.
+    pub(super) fn rows(&self, ids: &[u32]) -> Result<RecordBatch> {
+        rows(&self.store, (&self.keys, self.options.place), &self.accumulators, &self.layout, ids)
+    }
+
+    pub(super) fn remove(&mut self, id: u32) {
         let key = self.store.key(id);
         self.store.remove(id);
         self.accumulators.reset(id);
@@ -216,6 +231,24 @@ impl Sessions {
             self.keys.remove(key);
         }
     }
+}
+
+/// Some sessions as rows of the table: key, first and last row's time, whether it was emitted, and the partials.
+pub(super) fn rows(
+    sessions: &SessionStore,
+    (keys, place): (&KeyTable, Place),
+    accumulators: &Accumulators,
+    layout: &Layout,
+    ids: &[u32],
+) -> Result<RecordBatch> {
+    let key_ids: Vec<u32> = ids.iter().map(|id| sessions.key(*id)).collect();
+    let mut columns = keys.columns(&key_ids)?;
+    columns.push(times(ids.iter().map(|id| sessions.bounds(*id).0)));
+    columns.push(times(ids.iter().map(|id| sessions.bounds(*id).1)));
+    let is_fired = ids.iter().map(|id| Some(sessions.is_fired(*id)));
+    columns.push(Arc::new(is_fired.collect::<BooleanArray>()));
+    columns.extend(accumulators.partials(ids)?);
+    layout.keyed_batch(place.key_groups(keys, &key_ids), columns)
 }
 
 impl Operator for Sessions {
@@ -233,14 +266,16 @@ impl Operator for Sessions {
 
     fn on_watermark(&mut self, watermark: EventTime, out: &mut dyn Output) -> Result<Progress> {
         self.watermark = watermark.0;
-        let due = self.store.due(watermark.0);
-        due.remove.into_iter().for_each(|id| self.remove(id));
-        self.firing = Some(Firing { watermark, due: due.fire, next: 0 });
+        let due = self.next_due(watermark.0)?;
+        self.firing = Some(Firing { watermark, due, next: 0 });
         self.resume(out)
     }
 
     fn resume(&mut self, out: &mut dyn Output) -> Result<Progress> {
         let Some(mut firing) = self.firing.take() else { return Ok(Progress::Done) };
+        if firing.next == firing.due.len() && self.parked.has_due(firing.watermark.0) {
+            firing = Firing { due: self.next_due(firing.watermark.0)?, next: 0, ..firing };
+        }
         let end = firing.due.len().min(firing.next + self.options.batch_rows.max(1));
         let ids = &firing.due[firing.next..end];
         if !ids.is_empty() {
@@ -254,7 +289,7 @@ impl Operator for Sessions {
                 .into_iter()
                 .for_each(|id| self.remove(id));
         }
-        if end == firing.due.len() {
+        if end == firing.due.len() && !self.parked.has_due(firing.watermark.0) {
             out.watermark(firing.watermark);
             return Ok(Progress::Done);
         }
@@ -263,44 +298,48 @@ impl Operator for Sessions {
         Ok(Progress::More)
     }
 
-    /// Per session: its key, first and last row's time, whether it was emitted, and the partials, each copied once.
     fn snapshot(&mut self) -> Result<Vec<StateTable>> {
+        let resolve = |table: FrozenTable| {
+            table.resolve().map_err(|error| OperatorError::internal("state cannot be read").because(error))
+        };
+        self.freeze()?.into_iter().map(resolve).collect()
+    }
+
+    /// Sessions in memory are copied once; parked ones stay where they are. Those that left memory first come first.
+    fn freeze(&mut self) -> Result<Vec<FrozenTable>> {
         if self.firing.is_some() {
             return Err(state::while_emitting());
         }
-        let layout = state::sessions(&self.shape);
-        let mut batches = Vec::new();
+        let mut pieces = self.parked.frozen();
         for ids in self.store.ids().chunks(BATCH_ROWS) {
-            let keys: Vec<u32> = ids.iter().map(|id| self.store.key(*id)).collect();
-            let mut columns = self.keys.columns(&keys)?;
-            columns.push(times(ids.iter().map(|id| self.store.bounds(*id).0)));
-            columns.push(times(ids.iter().map(|id| self.store.bounds(*id).1)));
-            let is_fired = ids.iter().map(|id| Some(self.store.is_fired(*id)));
-            columns.push(Arc::new(is_fired.collect::<BooleanArray>()));
-            columns.extend(self.accumulators.partials(ids)?);
-            batches.push(layout.keyed_batch(self.options.place.key_groups(&self.keys, &keys), columns)?);
+            pieces.push(FrozenPiece::Ready(self.rows(ids)?));
         }
-        Ok(vec![self.state_of_windows()?, layout.table(batches)])
+        let sessions = self.layout.table(Vec::new());
+        Ok(vec![self.state_of_windows()?.into(), FrozenTable { pieces, ..sessions.into() }])
+    }
+
+    fn spill(&mut self) -> Result<()> {
+        // What is held for late rows takes part in every batch; it stays.
+        if self.options.allowed_lateness > 0 || self.firing.is_some() {
+            return Ok(());
+        }
+        self.park()
     }
 
     fn restore(&mut self, tables: Vec<StateTable>, watermark: EventTime) -> Result<()> {
         let mut restored = Restored::new(tables);
         self.watermark = watermark.0;
         state::check_windows(&mut restored, &self.state_of_windows()?)?;
-        for state_rows in restored.take(&state::sessions(&self.shape))? {
-            let (rows, lasts) = state::read_groups(&state_rows, &self.shape, 2)?;
-            let is_fired = state_rows.columns[self.shape.key_types.len() + 2].as_boolean();
-            self.keys.intern(&rows.keys, &rows.hashes, &mut self.ids)?;
-            for (row, id) in self.ids.iter_mut().enumerate() {
-                *id = self.store.put_back(*id, (rows.times[row], lasts[row]), is_fired.value(row));
-            }
-            self.accumulators.resize(self.store.id_bound());
-            self.accumulators.update(&self.ids, &rows)?;
-        }
+        let rows = restored.take(&self.layout)?;
+        self.put_back(&rows)?;
         restored.finish()
     }
 
     fn state_bytes(&self) -> usize {
-        self.keys.size_bytes() + self.store.size_bytes() + self.accumulators.size_bytes() + self.finder.size_bytes()
+        self.keys.size_bytes()
+            + self.store.size_bytes()
+            + self.accumulators.size_bytes()
+            + self.finder.size_bytes()
+            + self.parked.size_bytes()
     }
 }

@@ -286,6 +286,26 @@ impl SessionStore {
         due
     }
 
+    /// Sessions that a watermark completes unless something touches them.
+    pub(crate) fn closing(&self, watermark: i64) -> impl Iterator<Item = u32> {
+        let buckets = self.buckets.range(..=watermark.div_euclid(self.bucket_width));
+        let entries = buckets.flat_map(|(bucket, ids)| ids.iter().map(move |id| (*bucket, *id)));
+        let is_closing = move |(bucket, id): &(i64, u32)| {
+            let session = &self.sessions[*id as usize];
+            session.state == State::Open && session.bucket == *bucket && self.is_closed(*id, watermark)
+        };
+        entries.filter(is_closing).map(|(_, id)| id)
+    }
+
+    /// The sessions of a key.
+    pub(crate) fn of_key(&self, key: u32) -> impl Iterator<Item = u32> {
+        let newest = self.newest.get(key as usize).copied().unwrap_or(NONE);
+        let is_there = |id: &u32| *id != NONE;
+        std::iter::successors(Some(newest).filter(is_there), move |id| {
+            Some(self.sessions[*id as usize].next).filter(is_there)
+        })
+    }
+
     /// All sessions, between batches.
     pub(crate) fn ids(&self) -> Vec<u32> {
         let is_live = |id: &u32| matches!(self.sessions[*id as usize].state, State::Open | State::Fired);
@@ -298,11 +318,17 @@ impl SessionStore {
         (session.start, session.last)
     }
 
-    /// Takes back a session of a checkpoint. It waits for its end even if it was emitted, and from there on for the end
-    /// of its lateness.
-    pub(crate) fn put_back(&mut self, key: u32, (start, last): (i64, i64), is_fired: bool) -> u32 {
-        // Sessions of one key do not touch each other, so nothing is joined and nothing can be late.
-        let id = self.place(Run::alone(key, start, last), i64::MIN, &mut Changes::default());
+    /// Takes back a session of a checkpoint, or a part of one, joining it with what it touches. It waits for its end even
+    /// if it was emitted, and from there on for the end of its lateness.
+    pub(crate) fn put_back(
+        &mut self,
+        key: u32,
+        (start, last): (i64, i64),
+        is_fired: bool,
+        changes: &mut Changes,
+    ) -> u32 {
+        // It was not late when it came. Emitted ones are whole and touch nothing.
+        let id = self.place(Run::alone(key, start, last), i64::MIN, changes);
         if is_fired {
             self.mark_fired(id);
         }

@@ -84,6 +84,11 @@ impl Layout {
 }
 
 impl Layout {
+    /// Whether rows of these sides can give results.
+    pub(super) fn gives(&self, [has_left, has_right]: [bool; 2]) -> bool {
+        has_left && (has_right || self.may_lack_right) || has_right && self.may_lack_left
+    }
+
     /// The key columns of one side.
     pub(super) fn key_columns(&self, side: usize) -> &[usize] {
         &self.key_columns[side]
@@ -132,10 +137,7 @@ impl Run {
             right_alone: Vec::new(),
             next: Cursor::default(),
         };
-        let [has_left, has_right] = [0, 1].map(|side: usize| !run.sides[side].is_empty());
-        let gives_left = has_left && (has_right || layout.may_lack_right);
-        let gives_right = has_right && layout.may_lack_left;
-        if !gives_left && !gives_right {
+        if !layout.gives([0, 1].map(|side: usize| !run.sides[side].is_empty())) {
             run.sides = Sides::default();
             return Ok(run);
         }

@@ -2,6 +2,10 @@
 //! gap apart are joined, whatever the order.
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use weir_state::store::{Entries, MemoryStore, StateStore};
+use weir_state::{StateStoreError, StateStores};
 
 use super::*;
 
@@ -134,6 +138,114 @@ proptest! {
             prop_assert_eq!(found.sorted(), model.apply(step).sorted(), "after {:?}", step);
         }
     }
+}
+
+/// Sessions with a store of their own.
+fn on_disk(gap: i64, aggregates: &[&str], stores: &StateStores) -> Runner {
+    let window = WindowSpec::Session { gap };
+    let aggregates = aggregates.iter().map(|sql| (*sql).to_owned()).collect();
+    let descriptor = WindowAggregate { aggregates, ..descriptor(window, 0) };
+    let (inputs, output) = schemas(&descriptor, input(), Phase::Whole);
+    let (mut context, clock) = script::context(inputs, output);
+    (context.batch_rows, context.stores) = (3, stores.clone());
+    let operator = super::super::create(&descriptor, Phase::Whole, &context).expect("the descriptor is right");
+    Runner::new(operator, &context, clock)
+}
+
+const AGGREGATES: [&str; 3] = ["count(*) AS n", "sum(v) AS total", "min(v) AS least"];
+
+/// A store whose disk is full now and then: each write takes one from the list of answers.
+struct FullNowAndThen {
+    store: MemoryStore,
+    answers: Mutex<Vec<bool>>,
+}
+
+impl StateStore for FullNowAndThen {
+    fn put(&self, entries: &Entries) -> Result<(), StateStoreError> {
+        if self.answers.lock().expect("one thread").pop() == Some(false) {
+            return Err(StateStoreError { place: "here".to_owned(), doing: "write", reason: "it is full".to_owned() });
+        }
+        self.store.put(entries)
+    }
+
+    fn get(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, StateStoreError> {
+        self.store.get(keys)
+    }
+
+    fn range(&self, from: &[u8], to: &[u8], count: usize) -> Result<Entries, StateStoreError> {
+        self.store.range(from, to, count)
+    }
+
+    fn delete(&self, keys: &[Vec<u8>]) -> Result<(), StateStoreError> {
+        self.store.delete(keys)
+    }
+
+    fn delete_range(&self, from: &[u8], to: &[u8]) -> Result<(), StateStoreError> {
+        self.store.delete_range(from, to)
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.store.size_bytes()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+    /// Whenever sessions leave memory, and whether the disk takes them or not: nothing changes, and nothing stays there.
+    #[test]
+    fn parked_sessions_fire_as_if_they_had_stayed(
+        gap in 1i64..20,
+        steps in steps(),
+        parks in prop::collection::vec(prop::bool::weighted(0.6), 14),
+        answers in prop::collection::vec(prop::bool::weighted(0.8), 0..40),
+    ) {
+        let mut model = Model { gap, allowed_lateness: 0, watermark: i64::MIN, sessions: BTreeMap::new() };
+        let store = Arc::new(FullNowAndThen { store: MemoryStore::default(), answers: Mutex::new(answers) });
+        let stores = {
+            let store = store.clone();
+            StateStores::new(move || Ok(store.clone()))
+        };
+        let mut runner = on_disk(gap, &AGGREGATES, &stores);
+        for (step, parks) in steps.iter().zip(parks.iter().chain([&false])) {
+            let answers_left = || store.answers.lock().expect("one thread").len();
+            let before = answers_left();
+            if *parks && runner.operator().spill().is_err() {
+                prop_assert_ne!(before, answers_left(), "it fails with the disk only");
+            }
+            let found = apply(&mut runner, step);
+            prop_assert_eq!(found.sorted(), model.apply(step).sorted(), "after {:?}", step);
+        }
+        prop_assert_eq!(stores.size_bytes(), 0);
+    }
+}
+
+#[test]
+fn parked_rows_count_as_those_that_came_first() {
+    let stores = StateStores::in_memory();
+    let mut runner = on_disk(5, &["first(v) AS one", "last(v) AS other", "count(*) AS n"], &stores);
+    for value in [1, 2, 3] {
+        apply(&mut runner, &Step::Rows(vec![(Some(1), Some(value), 10)]));
+        runner.operator().spill().expect("the store is there");
+    }
+    apply(&mut runner, &Step::Rows(vec![(Some(1), Some(4), 10)]));
+    runner.watermark(EventTime(i64::MAX));
+    let found = runner.recorder.rows(OutputTag::Main);
+    assert!(found[0].ends_with(" 1 4 4"), "{found:?}");
+}
+
+#[test]
+fn sessions_leave_memory() {
+    let stores = StateStores::in_memory();
+    let mut runner = on_disk(5, &AGGREGATES, &stores);
+    let empty = runner.operator().state_bytes();
+    apply(&mut runner, &Step::Rows((0..5000).map(|key| (Some(key), Some(1), key % 50)).collect()));
+    let full = runner.operator().state_bytes();
+    runner.operator().spill().expect("the store is there");
+    let parked = runner.operator().state_bytes();
+    assert!(parked < empty + (full - empty) / 4, "{empty} {full} {parked}");
+    assert!(stores.size_bytes() > 0);
+    let found = apply(&mut runner, &Step::Watermark(i64::MAX));
+    assert_eq!((found.results.len(), stores.size_bytes()), (5000, 0));
 }
 
 #[test]

@@ -1,0 +1,157 @@
+//! When sessions leave memory and when they come back. A record never waits for the disk: what of a parked session
+//! comes anew begins a session of its own in memory, and both are joined when it matters.
+//!
+//! ```text
+//! a watermark completes a parked session    it comes back, with all others of its key
+//! a watermark completes one in memory       the parked ones of its key come back first: they may touch it, and then it
+//!                                           is not complete
+//! a run alone would be late                 the parked ones of its key come back first: they may be open and touch it
+//! ```
+//! So whenever a session is emitted, or a row is told to be late, all of its key is in memory. Of one watermark as much
+//! comes back at once as memory can bear, in no order of ends beyond that.
+
+use arrow_array::RecordBatch;
+use arrow_array::cast::AsArray;
+use arrow_buffer::ScalarBuffer;
+use weir_operator_api::Result;
+
+use super::rows::Rows;
+use super::runs::RunFinder;
+use super::session::{Sessions, rows};
+use super::session_store::{Changes, SessionStore};
+use super::state;
+use crate::state_rows::{BATCH_ROWS, StateRows};
+
+/// Keys that are looked up at once.
+const LOOKUP_KEYS: usize = if cfg!(test) { 2 } else { 64 * 1024 };
+/// When a watermark completes more sessions in memory that may touch parked ones, all go to disk and come back in
+/// order: what comes back for them could be as much again.
+const LEAP_SESSIONS: usize = if cfg!(test) { 3 } else { 128 * 1024 };
+
+/// Rows of the table, read.
+struct Parsed {
+    rows: Rows,
+    lasts: ScalarBuffer<i64>,
+    is_fired: Vec<bool>,
+}
+
+impl Sessions {
+    /// Puts all sessions on disk.
+    pub(super) fn park(&mut self) -> Result<()> {
+        let (keys, accumulators) = (self.shape.key_table()?, self.shape.accumulators()?);
+        let (store, of_keys) = (&self.store, (&self.keys, self.options.place));
+        let rows = |ids: &[u32]| rows(store, of_keys, &self.accumulators, &self.layout, ids);
+        self.parked.park(store, of_keys, rows)?;
+        (self.keys, self.accumulators) = (keys, accumulators);
+        self.store = SessionStore::new(self.options.gap, self.options.allowed_lateness);
+        self.finder = RunFinder::default();
+        Ok(())
+    }
+
+    /// Finds sessions that a watermark completes; more may be left on disk.
+    pub(super) fn next_due(&mut self, watermark: i64) -> Result<Vec<u32>> {
+        if !self.parked.is_empty() {
+            self.fetch_for_closing(watermark)?;
+            let rows = self.parked.take_due(watermark)?;
+            self.bring_back(rows)?;
+        }
+        let due = self.store.due(watermark);
+        due.remove.into_iter().for_each(|id| self.remove(id));
+        Ok(due.fire)
+    }
+
+    fn fetch_for_closing(&mut self, watermark: i64) -> Result<()> {
+        let may_touch = |id: &u32| self.parked.may_touch(self.store.bounds(*id), self.options.gap);
+        let closing: Vec<u32> = self.store.closing(watermark).filter(may_touch).collect();
+        if closing.len() > LEAP_SESSIONS {
+            match self.park() {
+                Ok(()) => return Ok(()),
+                // They are all still here, and go on with the memory there is.
+                Err(error) => tracing::warn!("sessions stay in memory: {error}"),
+            }
+        }
+        self.fetch(closing.into_iter().map(|id| self.store.key(id)).collect())
+    }
+
+    /// Has everything in memory that the runs of a batch must be held against before they may be called late.
+    pub(super) fn fetch_for_late_runs(&mut self) -> Result<()> {
+        if self.parked.is_empty() {
+            return Ok(());
+        }
+        let (gap, watermark) = (self.options.gap, self.watermark);
+        let late = self.finder.runs.iter().filter(|run| self.store.is_late(run.last, watermark));
+        let late = late.filter(|run| self.parked.may_touch((run.start, run.last), gap));
+        self.fetch(late.map(|run| run.key).collect())
+    }
+
+    /// Brings the parked sessions of some keys back.
+    fn fetch(&mut self, mut keys: Vec<u32>) -> Result<()> {
+        keys.sort_unstable();
+        keys.dedup();
+        for keys in keys.chunks(LOOKUP_KEYS) {
+            let key_groups = self.options.place.key_groups(&self.keys, keys);
+            let rows = self.parked.take_keys(&key_groups, &self.keys.columns(keys)?)?;
+            self.bring_back(rows)?;
+        }
+        Ok(())
+    }
+
+    /// Joins rows of parked sessions with what is in memory of their keys.
+    fn bring_back(&mut self, batches: Vec<RecordBatch>) -> Result<()> {
+        let (mut parsed, mut keys) = (Vec::new(), Vec::new());
+        for batch in batches {
+            let batch = self.parse(&self.layout.read(&batch)?)?;
+            self.keys.intern(&batch.rows.keys, &batch.rows.hashes, &mut self.ids)?;
+            keys.extend_from_slice(&self.ids);
+            parsed.push(batch);
+        }
+        keys.sort_unstable();
+        keys.dedup();
+        // What is in memory came later; it is added again behind the rest, for aggregates that tell first from last.
+        let newer: Vec<u32> = keys.iter().flat_map(|key| self.store.of_key(*key)).collect();
+        for ids in newer.chunks(BATCH_ROWS) {
+            parsed.push(self.parse(&self.layout.read(&self.rows(ids)?)?)?);
+        }
+        for id in newer {
+            self.store.remove(id);
+            self.accumulators.reset(id);
+        }
+        self.join(&parsed)
+    }
+
+    /// Adds sessions of a checkpoint.
+    pub(super) fn put_back(&mut self, batches: &[StateRows]) -> Result<()> {
+        let parsed = batches.iter().map(|batch| self.parse(batch)).collect::<Result<Vec<_>>>()?;
+        self.join(&parsed)
+    }
+
+    /// Adds sessions that may touch each other and those in memory.
+    fn join(&mut self, batches: &[Parsed]) -> Result<()> {
+        let mut changes = Changes::default();
+        let mut placed = Vec::new();
+        for Parsed { rows, lasts, is_fired } in batches {
+            self.keys.intern(&rows.keys, &rows.hashes, &mut self.ids)?;
+            for (row, key) in self.ids.iter().enumerate() {
+                placed.push(self.store.put_back(*key, (rows.times[row], lasts[row]), is_fired[row], &mut changes));
+            }
+        }
+        self.accumulators.resize(self.store.id_bound());
+        for (into, from) in &changes.absorbed {
+            self.accumulators.absorb(*into, *from)?;
+        }
+        let mut placed = placed.into_iter();
+        for Parsed { rows, .. } in batches {
+            self.ids.clear();
+            self.ids.extend(placed.by_ref().take(rows.len()).map(|id| self.store.resolve(id)));
+            self.accumulators.update(&self.ids, rows)?;
+        }
+        changes.absorbed.iter().for_each(|(_, from)| self.store.free_absorbed(*from));
+        Ok(())
+    }
+
+    fn parse(&self, state_rows: &StateRows) -> Result<Parsed> {
+        let (rows, lasts) = state::read_groups(state_rows, &self.shape, 2)?;
+        let is_fired = state_rows.columns[self.shape.key_types.len() + 2].as_boolean();
+        Ok(Parsed { rows, lasts, is_fired: is_fired.values().iter().collect() })
+    }
+}
