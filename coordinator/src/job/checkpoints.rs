@@ -129,6 +129,7 @@ impl Master {
             checkpoint_id: checkpoint.0,
             savepoint_directory: savepoint.as_ref().map(|store| store.url().to_owned()).unwrap_or_default(),
             after_barrier: after_barrier(manual.as_ref()).into(),
+            base_checkpoint_id: self.ledger.durable().latest().map_or(0, |latest| latest.checkpoint.0),
         };
         tracing::debug!(%checkpoint, savepoint = order.savepoint_directory, "checkpoint begins");
         self.record.lock().history.begin(checkpoint.0, savepoint.is_some(), self.wall_unix_us() / 1000);

@@ -52,6 +52,12 @@ impl TaskState {
         Ok(state)
     }
 
+    /// Bytes of all sections that are named. **Units**: bytes.
+    pub fn section_bytes(&self) -> u64 {
+        let tables = self.operators.iter().flat_map(|operator| &operator.state.tables);
+        tables.flat_map(|table| &table.sections).map(|section| section.length).sum()
+    }
+
     fn validate(&self, place: &str) -> Result<()> {
         for operator in &self.operators {
             check_subtask(&operator.state).map_err(|reason| CheckpointError::Malformed {

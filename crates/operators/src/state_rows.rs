@@ -89,6 +89,11 @@ impl Layout {
         Layout { name, scope, columns, schema }
     }
 
+    /// With the column of key groups in front, for keyed tables.
+    pub(crate) fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
     /// One batch of a keyed table.
     ///
     /// **Shapes**: a key group per row; the columns of the layout in order.

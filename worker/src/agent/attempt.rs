@@ -153,7 +153,8 @@ impl Attempts {
             let vertex = &deployment.plan.vertices[task.vertex.index()].name;
             let cuts = attempt.checkpointing.clone().map(|checkpointing| {
                 let (worker, reporter) = (self.worker.clone(), self.reporter.clone());
-                Arc::new(TaskCuts { worker, reporter, subject, vertex: vertex.clone(), checkpointing }) as Arc<dyn Cuts>
+                let (vertex, memory) = (vertex.clone(), Arc::default());
+                Arc::new(TaskCuts { worker, reporter, subject, vertex, checkpointing, memory }) as Arc<dyn Cuts>
             });
             let parts = TaskParts {
                 environment: self.worker.environment.clone(),
@@ -245,7 +246,14 @@ impl Attempts {
             v1::AfterBarrier::GoOn | v1::AfterBarrier::Unspecified => AfterBarrier::GoOn,
         };
         let came_at = self.worker.environment.clock.monotonic();
-        checkpointing.ordered(checkpoint, TriggerOrder { came_at, savepoint_directory: order.savepoint_directory });
+        checkpointing.ordered(
+            checkpoint,
+            TriggerOrder {
+                came_at,
+                savepoint_directory: order.savepoint_directory,
+                base: CheckpointId(order.base_checkpoint_id),
+            },
+        );
         for (task, orders) in &attempt.orders {
             let is_source = attempt.plan.inputs_of(task.vertex).next().is_none();
             if !is_source || orders.try_send(TaskOrder::Trigger { checkpoint, after }).is_ok() || orders.is_closed() {
@@ -254,7 +262,8 @@ impl Attempts {
             let subject = Subject { attempt: key, task: *task };
             let vertex = attempt.plan.vertices[task.vertex.index()].name.clone();
             let (worker, reporter) = (self.worker.clone(), self.reporter.clone());
-            let cuts = TaskCuts { worker, reporter, subject, vertex, checkpointing: checkpointing.clone() };
+            let (checkpointing, memory) = (checkpointing.clone(), Arc::default());
+            let cuts = TaskCuts { worker, reporter, subject, vertex, checkpointing, memory };
             cuts.declined(
                 checkpoint,
                 TaskError::external(SOURCE_BUSY, "the source has not obeyed the last orders yet"),

@@ -1,5 +1,8 @@
 //! Carries what tasks freeze at barriers to the checkpoint store, on the control threads, and answers the coordinator.
 
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 use weir_core::CheckpointId;
 use weir_proto::v1;
 use weir_proto::v1::worker_message::Message;
@@ -7,6 +10,7 @@ use weir_proto::v1::worker_message::Message;
 use super::Worker;
 use super::reports::{Place, Reporter, Subject, failure};
 use crate::error::TaskError;
+use crate::snapshot::reuse::Memory;
 use crate::snapshot::{Checkpointing, TaskSnapshot};
 use crate::task::runner::Cuts;
 
@@ -18,15 +22,18 @@ pub(crate) struct TaskCuts {
     /// Name of the vertex.
     pub(crate) vertex: String,
     pub(crate) checkpointing: Checkpointing,
+    /// What earlier checkpoints of the task have written.
+    pub(crate) memory: Arc<Mutex<Memory>>,
 }
 
 impl Cuts for TaskCuts {
     fn taken(&self, snapshot: TaskSnapshot) {
         let checkpoint = snapshot.checkpoint;
         let (checkpointing, reporter) = (self.checkpointing.clone(), self.reporter.clone());
+        let memory = Arc::clone(&self.memory);
         let (acknowledged, declining) = (self.acknowledged(checkpoint), self.declining(checkpoint));
         let work = async move {
-            let answer = match checkpointing.write(snapshot).await {
+            let answer = match checkpointing.write(snapshot, &memory).await {
                 // Nobody waits for it any more.
                 None => return,
                 Some(Ok(written)) => match written.state.encode() {

@@ -1,6 +1,9 @@
-//! State tables as the sections of state objects: rows sorted by key group, cut into pieces, each an Arrow IPC stream of
-//! its own. Runs beside the stream. A disk format: a section's payload is an IPC stream with one batch, its schema the
-//! table's; golden bytes are in the tests.
+//! State tables as the sections of state objects: rows in the order they are kept in, cut into pieces, each an Arrow IPC
+//! stream of its own. Runs beside the stream. A disk format: a section's payload is an IPC stream with one batch, its
+//! schema the table's; golden bytes are in the tests.
+//!
+//! Rows are not sorted by key group. A subtask of the same parallelism takes all of them back; at another one it reads the
+//! sections of the old subtasks it shares key groups with, and leaves out what is not its own.
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::UInt32Type;
@@ -8,53 +11,52 @@ use arrow_array::{RecordBatch, UInt32Array};
 use arrow_ipc::reader::StreamReader;
 use arrow_ipc::writer::StreamWriter;
 use arrow_schema::ArrowError;
-use arrow_select::concat::concat_batches;
 use arrow_select::take::take_record_batch;
 use bytes::Bytes;
+use weir_checkpoint::CheckpointError;
 use weir_checkpoint::state_object::SectionHeader;
-use weir_checkpoint::{CheckpointError, StateObjectWriter};
 use weir_core::KeyGroupRange;
+use weir_state::StateScope;
 use weir_state::state_table::KEY_GROUP_COLUMN;
-use weir_state::{StateScope, StateTable};
 
+use super::objects::{Objects, Place};
 use crate::error::TaskError;
 
 /// Bytes of rows in one section, about.
-const SECTION_BYTES: usize = 2 << 20;
+pub const SECTION_BYTES: usize = 2 << 20;
 /// Code of state that cannot be written or read.
 pub const STATE_ENCODING: &str = "state-encoding";
 
-/// Appends the rows of a table; gives the numbers of its sections.
+/// Appends rows of a table to objects; gives the places of their sections.
 ///
-/// **Errors**: rows that Arrow cannot write.
-pub fn append(table: &StateTable, object: &mut StateObjectWriter) -> Result<Vec<usize>, TaskError> {
-    let Some(first) = table.batches.first() else { return Ok(Vec::new()) };
-    let rows = concat_batches(first.schema_ref(), &table.batches).map_err(|error| encoding(&table.name, &error))?;
+/// **Errors**: rows that Arrow cannot write, or an upload that has failed.
+pub fn append(
+    table: &str,
+    scope: StateScope,
+    rows: &RecordBatch,
+    objects: &mut Objects,
+) -> Result<Vec<Place>, TaskError> {
     if rows.num_rows() == 0 {
         return Ok(Vec::new());
     }
-    let groups = match table.scope {
-        StateScope::Keyed => Some(key_groups(&table.name, &rows)?),
+    let groups = match scope {
+        StateScope::Keyed => Some(key_groups(table, rows)?.values()),
         StateScope::Shared => None,
     };
-    let order = groups.map(sorted);
     let row_bytes = rows.get_array_memory_size().div_ceil(rows.num_rows()).max(1);
     let piece_rows = (SECTION_BYTES / row_bytes).max(1);
     let mut sections = Vec::new();
     for start in (0..rows.num_rows()).step_by(piece_rows) {
         let count = piece_rows.min(rows.num_rows() - start);
-        let (piece, first_key_group, last_key_group) = match (&order, groups) {
-            (Some(order), Some(groups)) => {
-                let indexes = order.slice(start, count);
-                let (first, last) = (indexes.value(0) as usize, indexes.value(count - 1) as usize);
-                let piece = take_record_batch(&rows, &indexes).map_err(|error| encoding(&table.name, &error))?;
-                (piece, groups.value(first), groups.value(last))
-            }
-            _ => (rows.slice(start, count), 0, 0),
+        let payload = to_ipc(&rows.slice(start, count)).map_err(|error| encoding(table, &error))?;
+        let of_piece = groups.map_or(&[][..], |groups| &groups[start..start + count]);
+        let header = SectionHeader {
+            table: table.to_owned(),
+            rows: count as u64,
+            first_key_group: of_piece.iter().min().copied().unwrap_or(0),
+            last_key_group: of_piece.iter().max().copied().unwrap_or(0),
         };
-        let payload = to_ipc(&piece).map_err(|error| encoding(&table.name, &error))?;
-        let header = SectionHeader { table: table.name.clone(), rows: count as u64, first_key_group, last_key_group };
-        sections.push(object.append(header, &payload).map_err(|error| of_store(&error))?);
+        sections.push(objects.append(header, &payload)?);
     }
     Ok(sections)
 }
@@ -93,29 +95,14 @@ fn key_groups<'a>(table: &str, rows: &'a RecordBatch) -> Result<&'a UInt32Array,
     groups.ok_or_else(|| TaskError::internal(STATE_ENCODING, format!("table '{table}' does not begin with key groups")))
 }
 
-/// Row numbers in the order of key groups, stable: a counting sort.
-fn sorted(groups: &UInt32Array) -> UInt32Array {
-    let values = groups.values();
-    let count = values.iter().max().map_or(0, |greatest| *greatest as usize + 1);
-    let mut starts = vec![0u32; count + 1];
-    values.iter().for_each(|group| starts[*group as usize + 1] += 1);
-    (1..starts.len()).for_each(|group| starts[group] += starts[group - 1]);
-    let mut order = vec![0u32; values.len()];
-    for (row, group) in (0u32..).zip(values.iter()) {
-        let place = &mut starts[*group as usize];
-        order[*place as usize] = row;
-        *place += 1;
-    }
-    order.into()
-}
-
 fn to_ipc(rows: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
     let mut stream = StreamWriter::try_new(Vec::new(), rows.schema_ref())?;
     stream.write(rows)?;
     stream.into_inner()
 }
 
-fn encoding(table: &str, error: &ArrowError) -> TaskError {
+/// State that Arrow cannot write or read.
+pub fn encoding(table: &str, error: &ArrowError) -> TaskError {
     TaskError::internal(STATE_ENCODING, format!("state table '{table}': {error}"))
 }
 
@@ -131,6 +118,7 @@ mod tests {
     use arrow_array::{ArrayRef, Int64Array, StringArray};
     use proptest::prelude::*;
     use weir_checkpoint::state_object::read_object;
+    use weir_state::StateTable;
 
     use super::*;
 
@@ -145,15 +133,32 @@ mod tests {
         rows.column(1).as_primitive::<arrow_array::types::Int64Type>().values().to_vec()
     }
 
+    fn append_table(table: &StateTable, objects: &mut Objects) -> Vec<Place> {
+        let append = |rows| append(&table.name, table.scope, rows, objects).expect("it can be written");
+        table.batches.iter().flat_map(append).collect()
+    }
+
     #[test]
-    fn large_tables_are_cut_into_sections_by_key_group() {
+    fn large_tables_are_cut_into_sections_and_objects() {
         let groups: Vec<u32> = (0..200_000).map(|n| n * 7919 % 128).collect();
-        let mut object = StateObjectWriter::new();
-        let sections = append(&table(&groups), &mut object).expect("it can be written");
-        let (_, references) = object.finish("x");
-        assert!(sections.len() > 3 && sections == (0..references.len()).collect::<Vec<_>>());
-        assert!(references.windows(2).all(|pair| pair[0].last_key_group <= pair[1].first_key_group));
-        assert_eq!((references[0].first_key_group, references[sections.len() - 1].last_key_group), (0, 127));
+        let (mut objects, mut full) = Objects::new(3 << 20);
+        let (sections, seen) = std::thread::scope(|scope| {
+            let uploads = scope.spawn(move || {
+                let mut seen = Vec::new();
+                while let Some(object) = full.blocking_recv() {
+                    assert!(object.len_bytes() < 6 << 20);
+                    seen.push(object.finish("x").1);
+                }
+                seen
+            });
+            let sections = append_table(&table(&groups), &mut objects);
+            objects.finish().expect("nothing failed");
+            (sections, uploads.join().expect("the uploads end"))
+        });
+        assert!(sections.len() > 3 && seen.len() > 1);
+        let sections: Vec<_> = sections.iter().map(|place| &seen[place.object][place.section]).collect();
+        assert_eq!(sections.iter().map(|section| section.rows).sum::<u64>(), 200_000);
+        assert!(sections.iter().all(|section| (section.first_key_group, section.last_key_group) == (0, 127)));
     }
 
     proptest! {
@@ -162,9 +167,10 @@ mod tests {
         #[test]
         fn c4_every_row_comes_back_to_one_owner(groups in prop::collection::vec(0u32..16, 1..200), parallelism in 1u32..6) {
             let table = table(&groups);
-            let mut object = StateObjectWriter::new();
-            append(&table, &mut object).expect("it can be written");
-            let (bytes, _) = object.finish("x");
+            let (mut objects, mut full) = Objects::new(1 << 30);
+            append_table(&table, &mut objects);
+            objects.finish().expect("nothing failed");
+            let (bytes, _) = full.try_recv().expect("one object").finish("x");
             let mut seen = vec![0; groups.len()];
             for subtask in 0..parallelism {
                 let range = KeyGroupRange::of_subtask(subtask, parallelism, 16);

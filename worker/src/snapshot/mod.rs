@@ -2,7 +2,9 @@
 //! task takes back is fetched, verified and cut to its key groups. Tasks and `agent` use it; it decides nothing.
 
 pub mod encode;
+pub mod objects;
 pub mod restore;
+pub mod reuse;
 pub mod stores;
 pub mod take;
 pub mod upload;

@@ -5,22 +5,26 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow_array::RecordBatch;
+use arrow_select::concat::concat_batches;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use weir_checkpoint::layout;
 use weir_checkpoint::{
-    CheckpointError, CheckpointStore, Incarnation, OperatorTaskState, StateObjectWriter, SubtaskState, TableScope,
-    TableState, TaskState,
+    CheckpointError, CheckpointStore, Incarnation, OperatorTaskState, SectionRef, StateObjectWriter, SubtaskState,
+    TableScope, TableState, TaskState,
 };
 use weir_core::random::SplitMix64;
-use weir_core::{CheckpointId, Clock, FencingToken, JobId};
+use weir_core::{CheckpointId, Clock, FencingToken, JobId, OperatorUid};
 use weir_operator_api::OperatorError;
 use weir_proto::v1;
-use weir_state::StateScope;
 use weir_state::state_table::FreezeError;
+use weir_state::{FrozenTable, StateScope};
 
-use super::encode::{append, of_store};
+use super::encode::{SECTION_BYTES, append, encoding, of_store};
+use super::objects::{OBJECT_BYTES, Objects, Place};
+use super::reuse::{Memory, Pieces};
 use super::stores::Stores;
 use super::take::{OperatorSnapshot, TaskSnapshot};
 use crate::error::TaskError;
@@ -35,6 +39,8 @@ pub struct TriggerOrder {
     pub came_at: Duration,
     /// Directory of a savepoint; empty for a checkpoint.
     pub savepoint_directory: String,
+    /// The newest completed checkpoint; 0 for none.
+    pub base: CheckpointId,
 }
 
 /// What the tasks of one attempt need for their checkpoints.
@@ -121,7 +127,8 @@ impl Checkpointing {
     }
 
     /// Encodes and uploads one part of a checkpoint; `None` when the attempt or the checkpoint is given up meanwhile.
-    pub async fn write(&self, snapshot: TaskSnapshot) -> Option<Result<Written, TaskError>> {
+    /// `memory` is the task's.
+    pub async fn write(&self, snapshot: TaskSnapshot, memory: &Mutex<Memory>) -> Option<Result<Written, TaskError>> {
         let checkpoint = snapshot.checkpoint;
         let mut given_up = self.inner.given_up.subscribe();
         let is_given_up = async {
@@ -133,13 +140,14 @@ impl Checkpointing {
             biased;
             () = self.inner.cancel.cancelled() => None,
             () = is_given_up => None,
-            written = self.carry_out(snapshot) => Some(written),
+            written = self.carry_out(snapshot, memory) => Some(written),
         }
     }
 
-    async fn carry_out(&self, snapshot: TaskSnapshot) -> Result<Written, TaskError> {
+    async fn carry_out(&self, snapshot: TaskSnapshot, memory: &Mutex<Memory>) -> Result<Written, TaskError> {
         let inner = &self.inner;
-        let order = self.order(snapshot.checkpoint).await?;
+        let checkpoint = snapshot.checkpoint;
+        let order = self.order(checkpoint).await?;
         let micros = |duration: Duration| duration.as_micros() as u64;
         let mut stats = v1::CheckpointStats {
             start_delay_us: micros(snapshot.began_at.saturating_sub(order.came_at)),
@@ -147,14 +155,27 @@ impl Checkpointing {
             freeze_us: micros(snapshot.freeze),
             ..v1::CheckpointStats::default()
         };
+        let is_savepoint = !order.savepoint_directory.is_empty();
+        // A savepoint is whole.
+        let known = if is_savepoint { Pieces::new() } else { memory.lock().reusable(order.base) };
         let began = inner.clock.monotonic();
-        let encoding = tokio::task::spawn_blocking(move || encode_all(snapshot));
+        let (objects, full) = Objects::new(OBJECT_BYTES);
+        let encoding = tokio::task::spawn_blocking(move || encode_all(snapshot, &known, objects));
+        let uploaded = self.upload(full, &order, &mut stats).await;
+        let uploaded_at = inner.clock.monotonic();
         let encoded =
-            encoding.await.map_err(|error| TaskError::internal("internal", format!("encoding broke: {error}")))??;
-        let encoded_at = inner.clock.monotonic();
-        stats.write_us = micros(encoded_at.saturating_sub(began));
-        let state = self.upload(encoded, &order, &mut stats).await?;
-        stats.upload_us = micros(inner.clock.monotonic().saturating_sub(encoded_at));
+            encoding.await.map_err(|error| TaskError::internal("internal", format!("encoding broke: {error}")));
+        // An upload that failed is why encoding could not go on.
+        let sections = uploaded?;
+        let encoded = encoded??;
+        stats.write_us = micros(uploaded_at.saturating_sub(began)).saturating_sub(stats.upload_us);
+        let mut pieces = Pieces::new();
+        let operators = encoded.into_iter().map(|operator| operator.finish(&sections, &mut pieces)).collect();
+        let state = TaskState { operators };
+        stats.bytes = state.section_bytes();
+        if !is_savepoint {
+            memory.lock().wrote(checkpoint, pieces);
+        }
         Ok(Written { state, stats })
     }
 
@@ -167,72 +188,141 @@ impl Checkpointing {
         orders.get(&checkpoint).cloned().ok_or_else(missing)
     }
 
+    /// Uploads objects as they are filled; gives the sections of each.
     async fn upload(
         &self,
-        encoded: Encoded,
+        mut full: mpsc::Receiver<StateObjectWriter>,
         order: &TriggerOrder,
         stats: &mut v1::CheckpointStats,
-    ) -> Result<TaskState, TaskError> {
-        let inner = &self.inner;
-        let Encoded { object, operators } = encoded;
-        if object.is_empty() {
-            return Ok(TaskState { operators: operators.into_iter().map(|operator| operator.finish(&[])).collect() });
-        }
-        let is_savepoint = !order.savepoint_directory.is_empty();
-        let path = {
-            let mut random = inner.random.lock();
-            if is_savepoint {
-                layout::savepoint_object(&mut *random)
-            } else {
-                layout::state_object(inner.job, inner.incarnation, inner.token, &mut *random)
-            }
-        };
+    ) -> Result<Vec<Vec<SectionRef>>, TaskError> {
         let store = self.store(&order.savepoint_directory)?;
-        let (bytes, sections) = object.finish(&path);
-        stats.bytes = bytes.len() as u64;
-        stats.new_bytes = stats.bytes;
-        store.put_new(&path, bytes).await.map_err(|error: CheckpointError| of_store(&error))?;
-        Ok(TaskState { operators: operators.into_iter().map(|operator| operator.finish(&sections)).collect() })
+        let (mut uploaded, mut waited) = (Vec::new(), Duration::ZERO);
+        while let Some(object) = full.recv().await {
+            let path = self.path(order);
+            let (bytes, sections) = object.finish(&path);
+            stats.new_bytes += bytes.len() as u64;
+            let began = self.inner.clock.monotonic();
+            store.put_new(&path, bytes).await.map_err(|error: CheckpointError| of_store(&error))?;
+            waited += self.inner.clock.monotonic().saturating_sub(began);
+            uploaded.push(sections);
+        }
+        stats.upload_us = waited.as_micros() as u64;
+        Ok(uploaded)
+    }
+
+    /// The path of a new object.
+    fn path(&self, order: &TriggerOrder) -> String {
+        let inner = &self.inner;
+        let mut random = inner.random.lock();
+        if order.savepoint_directory.is_empty() {
+            layout::state_object(inner.job, inner.incarnation, inner.token, &mut *random)
+        } else {
+            layout::savepoint_object(&mut *random)
+        }
     }
 }
 
-/// Operators with their tables in an object that is not named yet.
-struct Encoded {
-    object: StateObjectWriter,
-    operators: Vec<EncodedOperator>,
-}
-
+/// An operator whose rows are written.
 struct EncodedOperator {
     state: OperatorTaskState,
-    /// For each table of the state, its sections by number.
-    sections: Vec<Vec<usize>>,
+    /// For each table of the state, its pieces.
+    pieces: Vec<Vec<Piece>>,
+}
+
+/// Some rows of a table.
+struct Piece {
+    number: Option<u64>,
+    place: PiecePlace,
+}
+
+enum PiecePlace {
+    /// In an earlier checkpoint.
+    Known(Vec<SectionRef>),
+    /// In the objects of this one.
+    New(Vec<Place>),
 }
 
 impl EncodedOperator {
-    fn finish(mut self, sections: &[weir_checkpoint::SectionRef]) -> OperatorTaskState {
-        for (table, numbers) in self.state.state.tables.iter_mut().zip(self.sections) {
-            table.sections = numbers.into_iter().filter_map(|number| sections.get(number).cloned()).collect();
+    /// Puts the references in, and notes those of rows with numbers.
+    fn finish(mut self, sections: &[Vec<SectionRef>], noted: &mut Pieces) -> OperatorTaskState {
+        let of_place = |place: Place| sections.get(place.object).and_then(|object| object.get(place.section)).cloned();
+        for (table, pieces) in self.state.state.tables.iter_mut().zip(self.pieces) {
+            for Piece { number, place } in pieces {
+                let references = match place {
+                    PiecePlace::Known(references) => references,
+                    PiecePlace::New(places) => places.into_iter().filter_map(of_place).collect(),
+                };
+                if let Some(number) = number {
+                    noted.insert((self.state.uid.clone(), table.name.clone(), number), references.clone());
+                }
+                table.sections.extend(references);
+            }
         }
         self.state
     }
 }
 
-fn encode_all(snapshot: TaskSnapshot) -> Result<Encoded, TaskError> {
-    let mut object = StateObjectWriter::new();
+/// Writes all rows that are not known.
+fn encode_all(snapshot: TaskSnapshot, known: &Pieces, mut objects: Objects) -> Result<Vec<EncodedOperator>, TaskError> {
     let mut operators = Vec::with_capacity(snapshot.operators.len());
     for operator in snapshot.operators {
-        let mut sections = Vec::with_capacity(operator.tables.len());
+        let mut tables = Vec::with_capacity(operator.tables.len());
         for table in &operator.tables {
-            let unreadable =
-                |error: FreezeError| OperatorError::internal("state cannot be put together").because(error);
-            let table =
-                table.clone().resolve().map_err(|error| TaskError::of_operator(&operator.uid, &unreadable(error)))?;
-            let appended = append(&table, &mut object);
-            sections.push(appended.map_err(|error| TaskError { operator: Some(operator.uid.clone()), ..error })?);
+            let pieces = encode_table(&operator.uid, table, known, &mut objects);
+            tables.push(pieces.map_err(|error| TaskError { operator: Some(operator.uid.clone()), ..error })?);
         }
-        operators.push(EncodedOperator { state: without_sections(operator), sections });
+        operators.push(EncodedOperator { state: without_sections(operator), pieces: tables });
     }
-    Ok(Encoded { object, operators })
+    objects.finish()?;
+    Ok(operators)
+}
+
+fn encode_table(
+    uid: &OperatorUid,
+    table: &FrozenTable,
+    known: &Pieces,
+    objects: &mut Objects,
+) -> Result<Vec<Piece>, TaskError> {
+    let mut pieces = Vec::with_capacity(table.pieces.len());
+    let mut loose = Vec::new();
+    for piece in &table.pieces {
+        let number = piece.number();
+        let earlier = number.and_then(|number| known.get(&(uid.clone(), table.name.clone(), number)));
+        if let Some(earlier) = earlier {
+            pieces.push(Piece { number, place: PiecePlace::Known(earlier.clone()) });
+            continue;
+        }
+        let unreadable = |error: FreezeError| OperatorError::internal("state cannot be put together").because(error);
+        let batches = piece.batches().map_err(|error| TaskError::of_operator(uid, &unreadable(error)))?;
+        if number.is_none() {
+            loose.extend(batches);
+            if loose.iter().map(RecordBatch::get_array_memory_size).sum::<usize>() >= SECTION_BYTES {
+                pieces.push(encode_rows(table, None, std::mem::take(&mut loose), objects)?);
+            }
+            continue;
+        }
+        pieces.push(encode_rows(table, number, batches, objects)?);
+    }
+    pieces.push(encode_rows(table, None, loose, objects)?);
+    Ok(pieces)
+}
+
+/// Many small batches become few sections.
+fn encode_rows(
+    table: &FrozenTable,
+    number: Option<u64>,
+    batches: Vec<RecordBatch>,
+    objects: &mut Objects,
+) -> Result<Piece, TaskError> {
+    let places = match batches.as_slice() {
+        [] => Vec::new(),
+        [rows] => append(&table.name, table.scope, rows, objects)?,
+        [first, ..] => {
+            let rows = concat_batches(first.schema_ref(), &batches).map_err(|error| encoding(&table.name, &error))?;
+            append(&table.name, table.scope, &rows, objects)?
+        }
+    };
+    Ok(Piece { number, place: PiecePlace::New(places) })
 }
 
 /// The state of an operator as it goes into a manifest, before its rows have a place.

@@ -55,22 +55,25 @@ impl Slice {
         self.open.len() + self.sealed.iter().map(|layer| layer.len()).sum::<usize>()
     }
 
-    /// The layers in memory, oldest first; only between steps of merging.
-    fn layers(&self) -> impl Iterator<Item = &Groups> {
-        debug_assert_eq!(self.absorbed, 0, "half merged layers hold some groups twice");
-        self.sealed.iter().map(Arc::as_ref).chain([&self.open])
+    /// The layers in memory with the first id that counts, oldest first: the groups of the second layer that have been
+    /// merged into the first stand there.
+    fn layers(&self) -> impl Iterator<Item = (&Groups, u32)> {
+        let sealed = self.sealed.iter().enumerate();
+        let sealed = sealed.map(|(index, layer)| (layer.as_ref(), if index == 1 { self.absorbed } else { 0 }));
+        sealed.chain([(&self.open, 0)]).filter(|(layer, _)| layer.len() > 0)
     }
 
-    /// Closes the open layer. Gives all layers, which nobody changes while they are held, their pieces numbered.
-    pub(super) fn seal(&mut self, shape: &Shape, next_number: &mut u64) -> Result<Vec<Arc<Groups>>> {
-        self.finish_step()?;
+    /// Closes the open layer. Gives all layers with the first id that counts; nobody changes them while they are held.
+    /// Their pieces are numbered.
+    pub(super) fn seal(&mut self, shape: &Shape, next_number: &mut u64) -> Result<Vec<(Arc<Groups>, u32)>> {
         // A layer that is held by others has not changed since it was numbered.
         self.sealed.iter_mut().filter_map(Arc::get_mut).for_each(|layer| layer.number_pieces(next_number));
         self.open.number_pieces(next_number);
         if self.open.len() > 0 {
             self.sealed.push(Arc::new(std::mem::replace(&mut self.open, shape.groups()?)));
         }
-        Ok(self.sealed.clone())
+        let first = |index: usize| if index == 1 { self.absorbed } else { 0 };
+        Ok(self.sealed.iter().enumerate().map(|(index, layer)| (layer.clone(), first(index))).collect())
     }
 
     /// Merges some groups of the layers, if nobody else holds them.
@@ -98,52 +101,33 @@ impl Slice {
         Ok(())
     }
 
-    /// Brings a merge that has begun to its end.
-    fn finish_step(&mut self) -> Result<()> {
-        if self.absorbed == 0 {
-            return Ok(());
-        }
-        let next = self.sealed.remove(1);
-        let base = Arc::get_mut(&mut self.sealed[0]);
-        let base = base.ok_or_else(|| OperatorError::internal("a layer of a slice is held while it is merged"))?;
-        base.merge_some(&next, self.absorbed..next.keys.id_bound() as u32)?;
-        self.absorbed = 0;
-        Ok(())
-    }
-
     /// Adds all groups in memory to others.
-    pub(super) fn merge_into(&mut self, into: &mut Groups) -> Result<()> {
-        self.finish_step()?;
-        self.layers().filter(|layer| layer.len() > 0).try_for_each(|layer| into.merge(layer))
+    pub(super) fn merge_into(&self, into: &mut Groups) -> Result<()> {
+        self.layers().try_for_each(|(layer, first)| into.merge_some(layer, first..layer.keys.id_bound() as u32))
     }
 
     /// All groups in memory as one, without copying where that can be.
     pub(super) fn into_groups(mut self, shape: &Shape) -> Result<Groups> {
-        self.finish_step()?;
-        let mut layers = std::mem::take(&mut self.sealed).into_iter();
-        let Some(first) = layers.next() else { return Ok(self.open) };
-        let mut base = match Arc::try_unwrap(first) {
-            Ok(base) => base,
-            Err(shared) => {
-                let mut base = shape.groups()?;
-                base.merge(&shared)?;
-                base
-            }
+        if self.sealed.is_empty() {
+            return Ok(self.open);
+        }
+        let mut base = match Arc::get_mut(&mut self.sealed[0]) {
+            // What is merged already is in it.
+            Some(base) => std::mem::replace(base, shape.groups()?),
+            None => shape.groups()?,
         };
-        layers.try_for_each(|layer| base.merge(&layer))?;
-        base.merge(&self.open)?;
+        self.merge_into(&mut base)?;
         Ok(base)
     }
 
     /// Moves all groups in memory into a run.
-    pub(super) fn spill(&mut self, shape: &Shape, write: impl FnOnce(&[&Groups]) -> Result<Run>) -> Result<()> {
+    pub(super) fn spill(&mut self, shape: &Shape, write: impl FnOnce(&[(&Groups, u32)]) -> Result<Run>) -> Result<()> {
         if self.len() == 0 {
             return Ok(());
         }
-        self.finish_step()?;
-        let layers: Vec<&Groups> = self.layers().filter(|layer| layer.len() > 0).collect();
+        let layers: Vec<(&Groups, u32)> = self.layers().collect();
         self.runs.push(Arc::new(write(&layers)?));
-        (self.open, self.sealed) = (shape.groups()?, Vec::new());
+        (self.open, self.sealed, self.absorbed) = (shape.groups()?, Vec::new(), 0);
         Ok(())
     }
 

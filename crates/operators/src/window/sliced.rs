@@ -279,10 +279,11 @@ impl Sliced {
         let Some(group) = disk.waiting.pop_front() else { return Ok(false) };
         disk.groups.clear();
         let mut ids = Vec::new();
-        for value in disk.runs.iter().flat_map(|run| run.read(group)) {
-            let rows = self.rows_layout.layout.read(&value?)?;
-            let (rows, _) = state::read_groups(&rows, &self.shape, 1)?;
-            disk.groups.add(&rows, &mut ids)?;
+        for run in &disk.runs {
+            for value in run.read(group) {
+                let rows = self.rows_layout.to_rows(&value?, run.slice_start())?;
+                disk.groups.add(&rows, &mut ids)?;
+            }
         }
         Ok(true)
     }
@@ -393,10 +394,10 @@ impl Operator for Sliced {
         }
         let mut pieces = Vec::new();
         for (start, slice) in &mut self.slices {
-            pieces.extend(slice.runs().iter().map(|run| frozen_run(run.clone())));
+            pieces.extend(slice.runs().iter().map(|run| frozen_run(run.clone(), self.rows_layout.clone())));
             if self.options.allowed_lateness == 0 && slice.len() >= SEAL_GROUPS_MIN {
-                for layer in slice.seal(&self.shape, &mut self.next_number)? {
-                    pieces.extend(frozen_layer(&layer, &self.rows_layout, *start));
+                for (layer, first) in slice.seal(&self.shape, &mut self.next_number)? {
+                    pieces.extend(frozen_layer((&layer, first), &self.rows_layout, *start));
                 }
                 continue;
             }
@@ -457,24 +458,30 @@ impl Operator for Sliced {
     }
 }
 
-/// The pieces of a layer, which are put together beside the stream.
+/// The pieces of a layer from an id on, which are put together beside the stream.
 fn frozen_layer<'a>(
-    layer: &'a Arc<Groups>,
+    (layer, first): (&'a Arc<Groups>, u32),
     layout: &'a SliceRowsLayout,
     slice_start: i64,
 ) -> impl Iterator<Item = FrozenPiece> + 'a {
-    layer.numbered_pieces().map(move |(number, ids)| {
+    layer.numbered_pieces().filter(move |(_, ids)| ids.end > first).map(move |(number, ids)| {
         let (layer, layout) = (layer.clone(), layout.clone());
+        let is_whole = ids.start >= first;
+        let ids = ids.start.max(first)..ids.end;
         let rows = move || Ok(vec![layout.rows(&layer, &ids.clone().collect::<Vec<_>>(), slice_start)?]);
-        FrozenPiece::Numbered(number, Arc::new(rows))
+        if is_whole { FrozenPiece::Numbered(number, Arc::new(rows)) } else { FrozenPiece::Later(Arc::new(rows)) }
     })
 }
 
 /// A run, which is read beside the stream; it stays on disk as long.
-fn frozen_run(run: Arc<Run>) -> FrozenPiece {
-    let rows = {
-        let run = run.clone();
-        move || Ok(run.key_groups().flat_map(|group| run.read(group)).collect::<Result<_>>()?)
+fn frozen_run(run: Arc<Run>, layout: SliceRowsLayout) -> FrozenPiece {
+    let number = run.number();
+    let rows = move || {
+        let of_group = |group: u32| {
+            let (layout, start) = (&layout, run.slice_start());
+            run.read(group).map(move |value| layout.to_checkpoint(&value?, group, start))
+        };
+        Ok(run.key_groups().flat_map(of_group).collect::<Result<_>>()?)
     };
-    FrozenPiece::Numbered(run.number(), Arc::new(rows))
+    FrozenPiece::Numbered(number, Arc::new(rows))
 }

@@ -65,7 +65,8 @@ fn options(memory: usize) -> Options {
     options.set_enable_blob_files(true);
     options.set_min_blob_size(BLOB_BYTES_MIN);
     options.set_blob_file_size(BLOB_FILE_BYTES);
-    options.set_blob_compression_type(DBCompressionType::Lz4);
+    // Runs are written and read about once; packing them costs more than it saves.
+    options.set_blob_compression_type(DBCompressionType::None);
     options.set_enable_blob_gc(true);
     options.set_keep_log_file_num(2);
     options.set_max_open_files(256);
