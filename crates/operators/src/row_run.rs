@@ -140,3 +140,50 @@ impl Drop for RowRun {
 pub(crate) fn lost() -> OperatorError {
     OperatorError::external("state-store", "state that was put on disk is no longer there")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use arrow_array::types::Int64Type;
+    use arrow_array::{ArrayRef, Int64Array};
+    use arrow_schema::DataType;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::state_rows::{Column, Layout};
+
+    proptest! {
+        /// Rows come back by key group, once each, as long as somebody holds the run.
+        #[test]
+        fn rows_come_back_by_key_group_and_go_with_their_run(
+            batches in prop::collection::vec(prop::collection::vec((0u32..9, any::<i64>()), 0..12), 1..6),
+        ) {
+            let layout = Layout::keyed("t", vec![Column::new("v", DataType::Int64)]);
+            let batch = |rows: &Vec<(u32, i64)>| {
+                let values: ArrayRef = Arc::new(rows.iter().map(|row| row.1).collect::<Int64Array>());
+                layout.keyed_batch(rows.iter().map(|row| row.0).collect(), vec![values]).expect("columns fit")
+            };
+            let stores = StateStores::in_memory();
+            let mut writer = RunWriter::new(stores.clone());
+            let written: Vec<RecordBatch> = batches.iter().map(batch).collect();
+            let run = writer.write(&written).expect("the store is there");
+            let other = writer.write(&written).expect("the store is there");
+            let mut expected: BTreeMap<u32, Vec<i64>> = BTreeMap::new();
+            batches.iter().flatten().for_each(|(group, value)| expected.entry(*group).or_default().push(*value));
+            prop_assert_eq!(run.key_groups().collect::<Vec<_>>(), expected.keys().copied().collect::<Vec<_>>());
+            let values = |rows: &RecordBatch| rows.column(1).as_primitive::<Int64Type>().values().to_vec();
+            for group in 0..9 {
+                let found: Vec<i64> = run.read(group).flat_map(|rows| values(&rows.expect("it is there"))).collect();
+                prop_assert_eq!(found, expected.get(&group).cloned().unwrap_or_default());
+            }
+            let pieces = run.frozen();
+            drop(run);
+            let frozen: Vec<RecordBatch> = pieces.iter().flat_map(|piece| piece.batches().expect("held")).collect();
+            let found: Vec<i64> = frozen.iter().flat_map(values).collect();
+            prop_assert_eq!(found, expected.into_values().flatten().collect::<Vec<_>>());
+            drop((pieces, other));
+            prop_assert_eq!(stores.size_bytes(), 0);
+        }
+    }
+}
