@@ -151,9 +151,11 @@ impl Attempts {
             attempt.counters.insert(task, Arc::clone(&counters));
             let subject = Subject { attempt: deployment.key, task };
             let vertex = &deployment.plan.vertices[task.vertex.index()].name;
+            let under_way = TaskTracker::new();
             let cuts = attempt.checkpointing.clone().map(|checkpointing| {
                 let (worker, reporter) = (self.worker.clone(), self.reporter.clone());
-                Arc::new(TaskCuts { worker, reporter, subject, vertex: vertex.clone(), checkpointing }) as Arc<dyn Cuts>
+                let (vertex, under_way) = (vertex.clone(), under_way.clone());
+                Arc::new(TaskCuts { worker, reporter, subject, vertex, checkpointing, under_way }) as Arc<dyn Cuts>
             });
             let parts = TaskParts {
                 environment: self.worker.environment.clone(),
@@ -170,7 +172,7 @@ impl Attempts {
             };
             let (orders, ordered) = mpsc::channel(ORDERS_MAX);
             attempt.orders.insert(task, orders);
-            self.spawn(&attempt, subject, parts, ordered);
+            self.spawn(&attempt, (subject, under_way), parts, ordered);
         }
         attempt.tasks.close();
         self.live.insert(deployment.key, attempt);
@@ -188,7 +190,13 @@ impl Attempts {
         Checkpointing::new(whose, setup, self.worker.stores.clone(), clock, cancel).map(Some)
     }
 
-    fn spawn(&self, attempt: &Attempt, subject: Subject, parts: TaskParts, orders: mpsc::Receiver<TaskOrder>) {
+    fn spawn(
+        &self,
+        attempt: &Attempt,
+        (subject, under_way): (Subject, TaskTracker),
+        parts: TaskParts,
+        orders: mpsc::Receiver<TaskOrder>,
+    ) {
         let (worker, reporter) = (self.worker.clone(), self.reporter.clone());
         let (signals, is_broken) = (attempt.signals.clone(), Arc::clone(&attempt.is_broken));
         let (counters, plan) = (Arc::clone(&parts.counters), Arc::clone(&parts.plan));
@@ -213,8 +221,10 @@ impl Attempts {
                     tracing::error!(%job, vertex, %subtask, code = error.code, "task failed: {error}");
                 }
             }
-            if !matches!(outcome, Outcome::Finished(_)) {
-                is_broken.store(true, Ordering::Release);
+            under_way.close();
+            match outcome {
+                Outcome::Finished(_) => under_way.wait().await,
+                Outcome::Canceled | Outcome::Failed(_) => is_broken.store(true, Ordering::Release),
             }
             let clock = worker.environment.clock.as_ref();
             let place = Place { worker: &worker.id, vertex, subtask_index: subtask.0, clock };
@@ -254,7 +264,8 @@ impl Attempts {
             let subject = Subject { attempt: key, task: *task };
             let vertex = attempt.plan.vertices[task.vertex.index()].name.clone();
             let (worker, reporter) = (self.worker.clone(), self.reporter.clone());
-            let cuts = TaskCuts { worker, reporter, subject, vertex, checkpointing: checkpointing.clone() };
+            let (checkpointing, under_way) = (checkpointing.clone(), TaskTracker::new());
+            let cuts = TaskCuts { worker, reporter, subject, vertex, checkpointing, under_way };
             cuts.declined(
                 checkpoint,
                 TaskError::external(SOURCE_BUSY, "the source has not obeyed the last orders yet"),

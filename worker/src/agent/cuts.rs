@@ -1,5 +1,6 @@
 //! Carries what tasks freeze at barriers to the checkpoint store, on the control threads, and answers the coordinator.
 
+use tokio_util::task::TaskTracker;
 use weir_core::CheckpointId;
 use weir_proto::v1;
 use weir_proto::v1::worker_message::Message;
@@ -18,6 +19,9 @@ pub(crate) struct TaskCuts {
     /// Name of the vertex.
     pub(crate) vertex: String,
     pub(crate) checkpointing: Checkpointing,
+    /// Cuts that are not answered yet. A task that finishes is reported behind them: what it leaves at its end is of a
+    /// later moment than its barrier, and must never be taken for its answer.
+    pub(crate) under_way: TaskTracker,
 }
 
 impl Cuts for TaskCuts {
@@ -37,13 +41,13 @@ impl Cuts for TaskCuts {
             };
             reporter.send(answer).await;
         };
-        self.worker.spawned.spawn_on(work, &self.worker.environment.control);
+        self.worker.spawned.spawn_on(self.under_way.track_future(work), &self.worker.environment.control);
     }
 
     fn declined(&self, checkpoint: CheckpointId, error: TaskError) {
         let (answer, reporter) = (self.declining(checkpoint)(error), self.reporter.clone());
         let work = async move { reporter.send(answer).await };
-        self.worker.spawned.spawn_on(work, &self.worker.environment.control);
+        self.worker.spawned.spawn_on(self.under_way.track_future(work), &self.worker.environment.control);
     }
 }
 
