@@ -17,7 +17,7 @@ const JOB: &str = r#"
 name: endless
 parameters: {output: null}
 operators:
-  - {uid: bids, kind: nexmark, table: bid, events: 1000000000, pace: 40000}
+  - {uid: bids, kind: nexmark, table: bid, events: 1000000000, rate: 1000, pace: 40000}
   - {uid: times, kind: watermark, input: bids, column: dateTime, max_out_of_orderness: 1 s}
   - uid: counts
     kind: window
@@ -137,5 +137,48 @@ fn single_file_of_a_cancelled_job_stays_with_its_checkpoint_and_goes_with_it() {
         let left = files_below(directory.path());
         assert_eq!(!left.is_empty(), is_kept, "{retention}: {left:?}");
         assert!(!output.exists(), "nothing is shown before the end");
+    }
+}
+
+/// The path that `weir stop` or `weir savepoint` prints at the end of a line.
+fn savepoint_in(text: &str) -> String {
+    let words = text.split_whitespace().rev();
+    words.map(|word| word.trim_end_matches('.')).find(|word| word.contains("savepoint-")).expect("a path").to_owned()
+}
+
+#[test]
+fn stopped_job_goes_on_from_its_savepoint_and_shows_the_whole_result_in_the_end() {
+    let server = server();
+    let query = "tumble_1m_by_vehicle";
+    let expected = sorted_lines(&root().join(format!("testdata/positions/expected/{query}.csv")));
+    let job = format!("examples/positions/{query}.yaml");
+    let input = root().join("testdata/positions/positions.jsonl.gz").display().to_string();
+    for is_in_bucket in [false, true] {
+        let directory = tempfile::tempdir().expect("a directory for the result");
+        let (output, result, savepoints) = match is_in_bucket {
+            true => (
+                format!("s3://{BUCKET}/stopped/out.csv"),
+                server.file("stopped/out.csv"),
+                format!("s3://{BUCKET}/savepoints"),
+            ),
+            false => {
+                let result = directory.path().join("out.csv");
+                let savepoints = directory.path().join("savepoints");
+                (result.display().to_string(), result, savepoints.display().to_string())
+            }
+        };
+        let cluster = Cluster::start(1, 4);
+        let settings = settings(&server);
+        let mut definitions = borrowed(&settings);
+        definitions.extend([("input", input.as_str()), ("output", output.as_str()), ("rate", "40000")]);
+        let first = cluster.submit(&[&job, "-p", "2"], &definitions);
+        cluster.wait_for(&first, "State      RUNNING");
+        std::thread::sleep(Duration::from_millis(1200));
+        let savepoint = savepoint_in(&succeed(cluster.client(&["stop", "--savepointPath", &savepoints, &first])));
+        cluster.wait_for(&first, "State      FINISHED");
+        assert!(sorted_lines(&result).len() < expected.len(), "it was stopped before its end");
+        let second = cluster.submit(&[&job, "-p", "3", "-s", &savepoint], &definitions);
+        cluster.wait_for(&second, "State      FINISHED");
+        assert_same(&sorted_lines(&result), &expected, &output);
     }
 }

@@ -81,6 +81,13 @@ impl Master {
         owed.iter().for_each(|sink| self.publish(sink));
     }
 
+    /// Whether something that is kept counts on hidden forms of what is published: a savepoint of this job, or what a user
+    /// had it begin with, from which it goes on itself.
+    fn is_counted_on(&self, checkpoint: u64) -> bool {
+        let is_origin = |manifest: &Manifest| manifest.job != self.id && manifest.checkpoint.0 == checkpoint;
+        self.ledger.next().savepoint.0 > 0 || self.point.as_ref().is_some_and(|point| is_origin(&point.manifest))
+    }
+
     /// The sinks of which more may lie around than is known here: parts of attempts whose workers died.
     fn swept_sinks(&self) -> Vec<OperatorUid> {
         let has_run = self.lifecycle.has_earlier_attempts() || !self.placement.is_empty();
@@ -150,7 +157,7 @@ impl Master {
             discard: self.is_discarding,
             checkpoint_id: checkpoint,
             sweep: self.is_discarding && self.swept_sinks().contains(sink),
-            keep: !self.is_discarding && self.ledger.next().savepoint.0 > 0,
+            keep: !self.is_discarding && self.is_counted_on(checkpoint),
             kept: if self.is_discarding { self.kept_memory(sink) } else { Vec::new() },
         });
         match self.is_discarding {

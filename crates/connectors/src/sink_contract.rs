@@ -319,8 +319,12 @@ impl<'a> Play<'a> {
     }
 
     /// Ends the input behind a savepoint, which is the last completed cut: publishes, and keeps what it counts on.
-    pub(crate) async fn end_kept(&mut self) {
-        self.prepare(usize::MAX, Cut::End).await;
+    /// `is_final` says whether the savepoint holds what the sink gave at its end; it may, when that comes first.
+    pub(crate) async fn end_kept(&mut self, is_final: bool) {
+        let states = self.prepare(usize::MAX, Cut::End).await;
+        if is_final {
+            self.states = states;
+        }
         let before = self.completed.drain(..).flat_map(|(output, _)| output);
         let output: Vec<Committable> = before.chain(std::mem::take(&mut self.unconfirmed)).collect();
         for _ in 0..2 {

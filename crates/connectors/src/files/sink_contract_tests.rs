@@ -212,13 +212,14 @@ fn a12_publisher_that_dies_anywhere_is_followed_by_another() {
 
 #[test]
 fn savepoint_still_holds_after_its_job_has_ended() {
-    for (name, cuts) in [("out.csv", 1), ("out.csv", 4), ("out.json.gz", 3), ("out.parquet", 4)] {
+    let files = [("out.csv", 1), ("out.csv", 4), ("out.json.gz", 3), ("out.parquet", 4)];
+    for ((name, cuts), is_final) in files.iter().flat_map(|file| [(*file, false), (*file, true)]) {
         let directory = tempfile::tempdir().expect("a directory");
         let target = directory.path().join(name);
         run(async {
             let mut play = Play::open(&SINK, settings(&target, &[]), 1).await;
             play.run(&small_cuts(cuts), |_| {}).await;
-            play.end_kept().await;
+            play.end_kept(is_final).await;
             assert_eq!(rows_of(&target), play.covered);
             assert_eq!(names(directory.path()).1.len(), cuts, "the savepoint counts on them");
             // The next job begins where the savepoint stands, and shows everything at its end.
@@ -228,6 +229,25 @@ fn savepoint_still_holds_after_its_job_has_ended() {
             assert_eq!(rows_of(&target), play.covered, "all rows in their order");
         });
         assert_eq!(names(directory.path()), (vec![name.to_owned()], vec![]));
+    }
+}
+
+#[test]
+fn last_rows_go_on_from_a_savepoint_behind_which_the_input_ended() {
+    for is_final in [false, true] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let target = directory.path().join("out.csv");
+        run(async {
+            let mut play = Play::open(&SINK, settings(&target, &[("upsert_key", "k".into())]), 1).await;
+            play.run(&small_cuts(1), |_| {}).await;
+            play.end_kept(is_final).await;
+            assert_eq!(visible_rows(directory.path()), sorted(&play.covered));
+            play.resume().await;
+            play.run(&small_cuts(3), |_| {}).await;
+            play.end(false).await;
+            let last: BTreeMap<i64, i64> = play.covered.iter().map(|row| (key_of(*row), *row)).collect();
+            assert_eq!(visible_rows(directory.path()), sorted(&last.into_values().collect::<Vec<_>>()));
+        });
     }
 }
 

@@ -330,6 +330,26 @@ impl Writer {
         Ok(())
     }
 
+    /// Rows come although the input had ended: a user had stopped the job, with a savepoint, and it goes on from there. The
+    /// single file will be shown again, whole.
+    async fn go_on(&mut self) -> Result<()> {
+        if !self.settings.is_single_file {
+            let message = format!(
+                "'{}' was finished before the checkpoint, and rows come that may update what is shown there",
+                self.settings.path
+            );
+            return Err(OperatorError::user("sink-state", message));
+        }
+        self.memory.is_finished = false;
+        if self.last_rows.is_some() {
+            // What was shown is written anew.
+            self.memory.parts.clear();
+        }
+        let (home, directory, parts) =
+            (self.home.clone(), self.names.directory().to_path_buf(), self.memory.parts.clone());
+        blocking(move || home.require(&directory, &parts)).await
+    }
+
     /// What is to be published at a cut.
     fn commits(&mut self, cut: Cut) -> Result<Vec<Commit>> {
         let ended = std::mem::take(&mut self.ended);
@@ -381,9 +401,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 impl SinkWriter for Writer {
     async fn write(&mut self, batch: Batch) -> Result<Vec<BadRecord>> {
         if self.memory.is_finished {
-            let message =
-                format!("'{}' was finished before the checkpoint, and rows come all the same", self.settings.path);
-            return Err(OperatorError::user("sink-state", message));
+            self.go_on().await?;
         }
         let rows = batch.records.project(&self.visible)?;
         // Without the metadata of the stream: the schema of the files is the visible one.
@@ -401,10 +419,12 @@ impl SinkWriter for Writer {
             return Ok(PreparedOutput { values: vec![self.memory.to_value()], ..PreparedOutput::default() });
         }
         let mut tables: Vec<StateTable> = Vec::new();
-        match (&self.last_rows, cut) {
-            (Some(last_rows), Cut::Checkpoint(_)) => tables.extend(last_rows.snapshot(UPSERT_BATCH_ROWS)?),
-            (Some(_), Cut::End) => self.write_last_rows().await?,
-            (None, _) => {}
+        if let Some(last_rows) = &self.last_rows {
+            // Also at the end: it may be one that a user ordered, behind a savepoint, and the job goes on from there.
+            tables.extend(last_rows.snapshot(UPSERT_BATCH_ROWS)?);
+        }
+        if cut == Cut::End {
+            self.write_last_rows().await?;
         }
         self.end_part_at(cut).await?;
         let has_news = !self.ended.is_empty();
