@@ -34,7 +34,7 @@ async fn check_all_rows_arrive(workers: usize, shape: Shape, count: i64) {
         .sum();
     assert_eq!(taken, count as u64);
     assert_eq!(ends[&(1, 0)].committables.len(), 1);
-    assert_eq!(ends[&(1, 0)].totals[0].totals, [("sinks".to_owned(), 1)].into());
+    assert_eq!(ends[&(1, 0)].totals[0].totals["sinks"], 1);
     cluster.end().await;
 }
 
@@ -109,6 +109,8 @@ async fn cancel_reaches_tasks_that_wait() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stop_ends_an_endless_job_in_order() {
     let mut cluster = Cluster::start(2).await;
+    // The rows travel in the last reports; the job is endless all the same.
+    cluster.numbers.limit.send_replace(20_000);
     cluster.run(&Shape::default().plan()).await;
     cluster.until_rows_flow().await;
     cluster.order_all(Order::Stop(v1::Stop { token: Some(token(1)), drain: false })).await;

@@ -85,16 +85,11 @@ async fn check_way(way: Partitioning, outs: u32, credit_bytes: i64) {
     let mut job = job(3, 20);
     job.run(&mut cluster, &plan).await;
     cluster.until_rows_flow().await;
-    eprintln!("flows");
     let overtaken = loop {
         let checkpoint = job.trigger(&cluster, AfterBarrier::GoOn, "").await;
-        eprintln!("triggered {checkpoint}");
         match job.gather(&mut cluster, &plan, checkpoint).await {
             Taken::Complete(stats) if in_flight(&stats) > 0 => break stats,
-            Taken::Complete(stats) => {
-                eprintln!("{stats:?}");
-                assert!(job.ends.is_empty(), "{way:?}: no barrier overtook")
-            }
+            Taken::Complete(_) => assert!(job.ends.is_empty(), "{way:?}: no barrier overtook"),
             other => panic!("{way:?}: {other:?}"),
         }
     };

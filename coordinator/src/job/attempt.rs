@@ -76,7 +76,9 @@ impl Master {
             self.job = *job;
             self.job.splits = listed;
             self.ledger.change(None, |meta| meta.graph = graph);
+            self.settling = None;
         }
+        self.stop_settling();
         self.ledger.change(None, |meta| meta.attempt = attempt);
         self.write_ledger();
         self.finals.clear();
@@ -116,7 +118,10 @@ impl Master {
     }
 
     /// The manifest is read: cuts it into what each task takes, and goes on.
-    fn state_known(&mut self) {
+    pub(super) fn state_known(&mut self) {
+        if self.settles() {
+            return;
+        }
         self.splits.clear();
         self.restores.clear();
         if let Some(point) = &self.point {

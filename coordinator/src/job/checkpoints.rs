@@ -91,7 +91,7 @@ impl Master {
         }
         if let Some(begin) = self.trigger.begin(now) {
             let manual = match begin {
-                Begin::Periodic => None,
+                Begin::Periodic => self.settling_checkpoint(),
                 Begin::Manual(manual) => Some(manual),
             };
             self.begin_checkpoint(manual, now);

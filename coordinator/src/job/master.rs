@@ -133,6 +133,8 @@ pub(super) enum Signal {
     Deleted(Vec<CheckpointId>, Result<(), CheckpointError>),
     /// The job is planned at another parallelism, or cannot be.
     Replanned(Box<Result<PreparedJob, Vec<Problem>>>, Answer<Rescaled>),
+    /// The job is planned as it was when its checkpoint was taken, or cannot be.
+    PlannedAsItWas(Box<Result<PreparedJob, Vec<Problem>>>),
 }
 
 /// What a master wants to be told when a change of its ledger is durable.
@@ -153,6 +155,8 @@ pub(crate) struct Master {
     pub(super) job: PreparedJob,
     /// The job at another parallelism, from the next attempt on.
     pub(super) next_job: Option<Box<PreparedJob>>,
+    /// The job as it is to be, while it runs as it was to settle what was in flight.
+    pub(super) settling: Option<Box<PreparedJob>>,
     pub(super) around: Surroundings,
     pub(super) record: Arc<Mutex<JobRecord>>,
     pub(super) lifecycle: Lifecycle,
@@ -221,6 +225,7 @@ impl Master {
             ledger: Ledger::new(Arc::clone(&around.meta), meta),
             job,
             next_job: None,
+            settling: None,
             around,
             record,
             is_ledger_paused: false,
@@ -363,6 +368,7 @@ impl Master {
             Signal::Listed(result) => self.listed(result),
             Signal::Deleted(checkpoints, result) => self.deleted(&checkpoints, result),
             Signal::Replanned(result, answer) => self.replanned(*result, answer),
+            Signal::PlannedAsItWas(result) => self.planned_as_it_was(*result),
         }
     }
 
@@ -466,6 +472,7 @@ impl Master {
     fn stage_changed(&mut self, before: Stage, stage: Stage) {
         if stage == Stage::Running {
             self.rescaled();
+            self.settle();
         }
         if before == Stage::Running {
             self.attempt_ends(stage);

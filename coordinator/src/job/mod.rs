@@ -14,6 +14,7 @@ mod output;
 pub mod publication;
 pub(crate) mod record;
 mod retained;
+mod settle;
 pub mod state;
 pub(crate) mod submit;
 pub(crate) mod table;

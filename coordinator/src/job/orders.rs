@@ -124,7 +124,7 @@ impl Master {
 
     /// A user wants another parallelism: plans the job anew, which takes a while.
     pub(super) fn replan(&mut self, parallelism: u32, answer: Answer<Rescaled>) {
-        let mut graph = self.job.graph.clone();
+        let mut graph = self.settling.as_deref().unwrap_or(&self.job).graph.clone();
         graph.config.insert("parallelism.default".to_owned(), parallelism.to_string());
         let around = self.around.clone();
         self.later(async move { Signal::Replanned(Box::new(plan(graph, &around).await), answer) });

@@ -17,7 +17,7 @@ use weir_proto::v1;
 use super::master::Surroundings;
 use crate::catalog::ConnectorCatalog;
 use crate::meta::Origin;
-use crate::recovery::plan::{Unclaimed, restore};
+use crate::recovery::plan::{Unclaimed, check};
 use crate::splits::enumerate::enumerate;
 use crate::wire;
 
@@ -78,8 +78,8 @@ pub(crate) async fn prepare(
         Some(wish) => Some(find(&job, &wish, around).await?),
         None => None,
     };
-    let restored = found.as_ref().map(|(_, point)| restore(&point.manifest, &job.plan, point.unclaimed)).transpose()?;
-    let known = restored.map(|restored| restored.splits.into_keys().collect()).unwrap_or_default();
+    let known = found.as_ref().map(|(_, point)| check(&point.manifest, &job.plan, point.unclaimed)).transpose()?;
+    let known = known.unwrap_or_default();
     job.splits = enumerate(&job.plan, &known, around).await?;
     Ok((job, found))
 }

@@ -54,7 +54,13 @@ pub struct Restored {
 pub fn restore(manifest: &Manifest, plan: &JobPlan, unclaimed: Unclaimed) -> Result<Restored, Vec<Problem>> {
     let states: BTreeMap<&OperatorUid, &OperatorState> =
         manifest.operators.iter().map(|operator| (&operator.uid, operator)).collect();
-    let problems = problems(manifest, plan, &states, unclaimed);
+    let mut problems = problems(manifest, plan, &states, unclaimed);
+    if !fits(manifest, plan) {
+        let reason = "the checkpoint has rows in flight and was taken with other tasks or edges; run the job as it was \
+                      and take a savepoint";
+        let (operator, field) = (String::new(), "fromSavepoint".to_owned());
+        problems.push(Problem { operator, field, reason: reason.to_owned(), nearest: None });
+    }
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -96,6 +102,22 @@ pub fn restore(manifest: &Manifest, plan: &JobPlan, unclaimed: Unclaimed) -> Res
     Ok(restored)
 }
 
+/// Whether `plan` can go on from the manifest, at once or after settling what is in flight; the sources that the manifest
+/// knows.
+///
+/// **Errors**: as [`restore`], but for what is in flight.
+pub fn check(manifest: &Manifest, plan: &JobPlan, unclaimed: Unclaimed) -> Result<BTreeSet<OperatorUid>, Vec<Problem>> {
+    let states: BTreeMap<&OperatorUid, &OperatorState> =
+        manifest.operators.iter().map(|operator| (&operator.uid, operator)).collect();
+    let problems = problems(manifest, plan, &states, unclaimed);
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let operators = plan.vertices.iter().flat_map(|vertex| &vertex.operators);
+    let sources = operators.filter(|operator| operator.role == PlannedRole::Source);
+    Ok(sources.map(|source| source.uid.clone()).filter(|uid| states.contains_key(uid)).collect())
+}
+
 impl Restored {
     fn give(&mut self, task: TaskKey, operator: &PlannedOperator, parts: Vec<SubtaskState>) {
         let operators = &mut self.tasks.entry(task).or_default().operators;
@@ -134,11 +156,6 @@ fn problems(
         claimed.insert(uid);
     }
     let is_lost = |state: &&OperatorState| !claimed.contains(&state.uid) && !is_local(&state.uid) && has_state(state);
-    if !fits(manifest, plan) {
-        let reason = "the checkpoint has rows in flight and was taken with other tasks or edges; take a savepoint of the \
-                      job as it was, or let it run there and rescale it";
-        problems.push(problem("", "parallelism.default", reason.to_owned()));
-    }
     if unclaimed == Unclaimed::Refused {
         for state in manifest.operators.iter().filter(is_lost) {
             let reason = "the checkpoint has state of this operator and the job has no such uid; \

@@ -157,6 +157,12 @@ impl JobPlan {
 
     /// A name of an edge that stays the same in every plan that has it: who sends, what, to whom, by which way.
     pub fn edge_name(&self, edge: &Edge) -> String {
+        let name = self.way_of(edge);
+        let earlier = self.edges.iter().filter(|other| other.id < edge.id && self.way_of(other) == name).count();
+        if earlier == 0 { name } else { format!("{name} #{}", earlier + 1) }
+    }
+
+    fn way_of(&self, edge: &Edge) -> String {
         let senders = self.vertices.get(edge.source.index()).map_or(&[][..], |vertex| &vertex.operators);
         let routes = senders.iter().flat_map(|sender| sender.routes.iter().map(move |route| (sender, route)));
         let from = routes.filter(|(_, route)| route.target == Target::Edge(edge.id)).map(|(sender, route)| {

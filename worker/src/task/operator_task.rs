@@ -49,6 +49,11 @@ pub async fn run(
     };
     let aligner = Aligner::new(channels);
     let mut task = Loop { runner, gate, valve, aligner, began_at: Duration::ZERO, passage: Passage::Waits };
+    if channels == 0 {
+        // Fewer senders than receivers, each with one of its own: for the others nothing will ever come.
+        let end = Change { watermark: Some(EventTime::MAX), has_ended: true, ..Change::default() };
+        return task.apply(end).await;
+    }
     loop {
         if let Some(checkpoint) = task.runner.hurry.overtaking() {
             task.overtake(checkpoint).await?;

@@ -1,9 +1,9 @@
 //! Restores at any parallelism, against what every record and every split must find: exactly one owner.
 
 use proptest::prelude::*;
-use weir_checkpoint::{CheckpointKind, Incarnation, ObjectRef, SectionRef};
-use weir_core::{AttemptNumber, FencingToken, JobId, KeyGroup, SplitIndex, Value, VertexId};
-use weir_graph::{JobOptions, Vertex};
+use weir_checkpoint::{ChannelState, CheckpointKind, Incarnation, ObjectRef, SectionRef};
+use weir_core::{AttemptNumber, EdgeId, FencingToken, JobId, KeyGroup, SplitIndex, Value, VertexId};
+use weir_graph::{Edge, JobOptions, Partitioning, Vertex};
 
 use super::*;
 
@@ -217,4 +217,77 @@ fn everything_that_does_not_fit_is_named_at_once() {
     assert_eq!(restore(&manifest, &changed, Unclaimed::Refused).expect_err("'out' has state").len(), 1);
     let restored = restore(&manifest, &changed, Unclaimed::LeftOut).expect("it is left out");
     assert_eq!(of(&restored, 1, 0, "other"), Vec::<&SubtaskState>::new(), "a new sink begins afresh");
+}
+
+/// An edge from the first vertex to the second.
+fn with_edge(mut plan: JobPlan) -> JobPlan {
+    plan.edges = vec![Edge {
+        id: EdgeId(0),
+        source: VertexId(0),
+        target: VertexId(1),
+        input: 0,
+        partitioning: Partitioning::Hash { columns: vec![0] },
+        schema: std::sync::Arc::new(arrow_schema::Schema::empty()),
+    }];
+    plan
+}
+
+/// A manifest in which the barrier overtook at the second subtask of `count`.
+fn unaligned(plan: &JobPlan, splits: &[(Option<i64>, bool)]) -> Manifest {
+    let mut manifest = manifest(plan, splits);
+    let edge = plan.edge_name(&plan.edges[0]);
+    let count = manifest.operators.iter_mut().find(|operator| operator.uid == "count".into()).expect("it is there");
+    let channel = |sender, watermark, section| ChannelState {
+        edge: edge.clone(),
+        sender: SubtaskIndex(sender),
+        watermark: EventTime(watermark),
+        section,
+    };
+    count.subtasks[1].channels = vec![channel(0, 7, Some(section(0, 0, 77))), channel(1, 8, None)];
+    manifest.encode().expect("it keeps the rules of the format");
+    manifest
+}
+
+/// Carries c2 of the failure list: what is in flight goes back to the task it was in front of, and every task goes on from
+/// its own watermarks and splits.
+#[test]
+fn c2_tasks_with_rows_in_flight_go_on_as_they_were() {
+    let plan = with_edge(plan(2, 2));
+    // Dealt anew, split 2 would go to subtask 1: 0 is finished.
+    let manifest = unaligned(&plan, &[(Some(9), true), (Some(4), false), (Some(6), false)]);
+    let restored = restore(&manifest, &plan, Unclaimed::Refused).expect("the same tasks");
+    let shares = restored.splits[&OperatorUid::from("in")].shares(2);
+    let indexes: Vec<Vec<u32>> = shares.iter().map(|share| share.iter().map(|split| split.index.0).collect()).collect();
+    assert_eq!(indexes, [vec![2], vec![1]]);
+    for subtask in 0..2 {
+        for (vertex, uid) in [(0, "in"), (0, "count"), (1, "count"), (1, "out")] {
+            let parts = of(&restored, vertex, subtask, uid);
+            assert!(parts.iter().all(|part| part.watermark_in == EventTime(100 + i64::from(subtask))), "{uid}");
+            assert!(parts.iter().all(|part| part.watermark_out == EventTime(50 + i64::from(subtask))), "{uid}");
+            let channels: usize = parts.iter().map(|part| part.channels.len()).sum();
+            assert_eq!(channels, if (vertex, subtask, uid) == (1, 1, "count") { 2 } else { 0 }, "{uid}");
+        }
+        let source = of(&restored, 0, subtask, "in");
+        let own: Vec<u32> = source.iter().flat_map(|part| &part.splits).map(|split| split.index.0).collect();
+        assert_eq!(own, indexes[subtask as usize]);
+    }
+}
+
+/// Carries c2 of the failure list: other tasks cannot take back what is in flight, and do not try.
+#[test]
+fn c2_other_tasks_do_not_take_what_is_in_flight() {
+    let manifest = unaligned(&with_edge(plan(2, 2)), &[]);
+    for (other, what) in [
+        (with_edge(plan(2, 3)), "another parallelism"),
+        (with_edge(plan(1, 2)), "other senders"),
+        (with_edge(plan(1, 1)), "one phase"),
+        (plan(2, 2), "no such edge"),
+    ] {
+        assert!(!fits(&manifest, &other), "{what}");
+        let problems = restore(&manifest, &other, Unclaimed::Refused).expect_err(what);
+        assert!(problems.iter().any(|problem| problem.reason.contains("in flight")), "{what}: {problems:?}");
+        let known = check(&manifest, &other, Unclaimed::Refused).expect("it can be settled first");
+        assert_eq!(known, BTreeSet::from(["in".into()]));
+    }
+    assert!(fits(&super::tests::manifest(&plan(2, 2), &[]), &plan(3, 1)), "nothing is in flight");
 }
