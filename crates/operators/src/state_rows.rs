@@ -108,6 +108,11 @@ impl Layout {
         StateTable { name: self.name.to_owned(), version: VERSION, scope: self.scope, batches }
     }
 
+    /// The schema of its batches, with the column of key groups in front where it is keyed.
+    pub(crate) fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
     /// The type of the last column.
     pub(crate) fn last_type(&self) -> &DataType {
         &self.columns.last().expect("a table has columns").data_type
