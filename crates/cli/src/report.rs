@@ -326,9 +326,9 @@ mod tests {
                          whose fault: external; what to do: docs/errors/sink-io.md
 
             Checkpoints 7 completed, 1 failed; the newest at file:///chk/j/i/chk-7
-            Checkpoint  Kind        Status     Triggered            Duration  Trigger  Alignment  Freeze  Write  Upload  Commit    Size    New
-                     8  checkpoint  FAILED     1970-01-01 00:00:13    2.50 s     0 us       0 us    0 us   0 us    0 us    0 us     0 B    0 B
-                     7  checkpoint  COMPLETED  1970-01-01 00:00:03   12.3 ms   400 us       0 us  1.5 ms   0 us  6.0 ms  3.0 ms  5.0 kB  400 B
+            Checkpoint  Kind        Status     Triggered            Duration  Trigger  Alignment  Freeze  Write  Upload  Commit    Size    New  In flight
+                     8  checkpoint  FAILED     1970-01-01 00:00:13    2.50 s     0 us       0 us    0 us   0 us    0 us    0 us     0 B    0 B          -
+                     7  checkpoint  COMPLETED  1970-01-01 00:00:03   12.3 ms   400 us       0 us  1.5 ms   0 us  6.0 ms  3.0 ms  5.0 kB  400 B      300 B
               8 failed, checkpoint-store-full: operator 'out' of subtask 0 of 'out' could not write its part: no space left
 
             Vertex  Operator  Kind         Tasks  Records in  Records out  Bytes in  Bytes out  Late  Bad  Watermark  Busy  Idle  Backpressured
