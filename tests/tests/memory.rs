@@ -1,5 +1,7 @@
 //! State that is several times as large as a worker's memory: the same results, in bounded memory.
 
+#![allow(clippy::disallowed_methods, reason = "real processes live on the real clock")]
+
 use std::time::Duration;
 
 use weir_tests::{Process, command, defining, root};

@@ -212,6 +212,7 @@ impl SinkWriter for Writer {
         }
         let pause_ms = self.sink.pause_ms.load(Ordering::Relaxed);
         if pause_ms > 0 {
+            #[allow(clippy::disallowed_methods, reason = "whole workers live on the real clock")]
             tokio::time::sleep(Duration::from_millis(pause_ms)).await;
         }
         let numbers = batch.records.column(0).as_primitive::<Int64Type>().values().to_vec();

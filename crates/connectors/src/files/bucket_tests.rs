@@ -299,7 +299,8 @@ fn only_dead_uploads_of_the_same_job_and_sink_are_swept() {
         play.end(false).await;
         assert_eq!(names(&server.file("s")).0.len(), 1);
         let mut left = leftovers(&server, "s").await;
-        (left.sort(), kept.sort());
+        left.sort();
+        kept.sort();
         assert_eq!(left, kept);
     });
 }

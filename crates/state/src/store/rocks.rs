@@ -91,10 +91,8 @@ impl StateStore for RocksStore {
         let mut read = ReadOptions::default();
         read.set_iterate_range(from.to_vec()..to.to_vec());
         let entries = self.db.iterator_opt(IteratorMode::Start, read).take(count);
-        let entry = |entry: std::result::Result<(Box<[u8]>, Box<[u8]>), rocksdb::Error>| {
-            entry.map(|(key, value)| (key.into_vec(), value.into_vec())).map_err(self.failed("read"))
-        };
-        entries.map(entry).collect()
+        let failed = self.failed("read");
+        entries.map(|entry| entry.map(|(key, value)| (key.into_vec(), value.into_vec())).map_err(&failed)).collect()
     }
 
     fn delete(&self, keys: &[Vec<u8>]) -> Result<()> {
