@@ -210,13 +210,18 @@ impl Cluster {
 
     /// Asks `weir info` until its text contains `wanted`; that text.
     pub fn wait_for(&self, job: &str, wanted: &str) -> String {
+        self.wait_for_any(job, &[wanted])
+    }
+
+    /// Asks `weir info` until its text contains one of `wanted`; that text.
+    pub fn wait_for_any(&self, job: &str, wanted: &[&str]) -> String {
         let started = Instant::now();
         loop {
             let text = succeed(self.client(&["info", job]));
-            if text.contains(wanted) {
+            if wanted.iter().any(|wanted| text.contains(wanted)) {
                 return text;
             }
-            assert!(started.elapsed() < PATIENCE, "'{wanted}' does not come:\n{text}");
+            assert!(started.elapsed() < PATIENCE, "{wanted:?} does not come:\n{text}");
             std::thread::sleep(Duration::from_millis(50));
         }
     }

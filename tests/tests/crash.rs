@@ -1,15 +1,16 @@
 //! Jobs whose processes are killed while they run: the results must be those of an undisturbed run, to the row.
 //!
-//! Each run kills something at a moment of its own, from the run's number alone. The short form runs here; `WEIR_CRASH_RUNS`
+//! Each run kills something at a moment of its own, from the run's number alone, and a third of them move the job to another
+//! parallelism behind it. The short form runs here; `WEIR_CRASH_RUNS`
 //! sets how many runs each test makes (`make crash` makes many). A failure names the run, which can be repeated with
 //! `WEIR_CRASH_FIRST`.
 
 #![allow(clippy::disallowed_methods, reason = "real processes live on the real clock")]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use weir_tests::{Cluster, assert_same, root, sorted_lines, succeed};
+use weir_tests::{Cluster, PATIENCE, assert_same, root, run, sorted_lines, succeed};
 
 const SETTINGS: [(&str, &str); 2] =
     [("execution.checkpointing.interval", "200 ms"), ("restart-strategy.exponential-delay.initial-backoff", "50 ms")];
@@ -84,8 +85,28 @@ fn under_fault(run: u64, job: &str, mut definitions: Vec<(&str, &str)>) -> (Clus
     std::thread::sleep(moment);
     eprintln!("run {run}: {fault:?} after {moment:?}, parallelism {parallelism}, {job}");
     fault.strike(&mut cluster);
+    if run % 3 == 2 {
+        rescale(&cluster, &id, 1 + dice.below(4));
+    }
     cluster.wait_for(&id, "State      FINISHED");
     (cluster, id, fault)
+}
+
+/// Moves the job to another parallelism, from a checkpoint of its own; what has ended before needs it no more. A job that is
+/// just coming back from the fault is asked again.
+fn rescale(cluster: &Cluster, job: &str, parallelism: u64) {
+    let started = Instant::now();
+    loop {
+        cluster.wait_for_any(job, &["State      RUNNING", "State      FINISHED"]);
+        let output = run(cluster.client(&["rescale", job, "-p", &parallelism.to_string()]));
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        eprintln!("rescale to {parallelism}: {}", said.trim());
+        if output.status.success() || succeed(cluster.client(&["info", job])).contains("State      FINISHED") {
+            return;
+        }
+        assert!(started.elapsed() < PATIENCE, "the job is not rescaled: {said}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 #[test]
