@@ -96,6 +96,9 @@ impl Bench {
             None => command.args(["local", "run"]),
             Some(cluster) => command.args(["run", "-m", &cluster.address]),
         };
+        if let Some(memory) = scenario.memory {
+            command.args(["--memory", memory]);
+        }
         command.arg(job).arg("-p").arg(scenario.parallelism.to_string()).arg("--summary").arg(&summary_path);
         let text = std::fs::read_to_string(job).with_context(|| format!("read {job}"))?;
         let output = self.out.join(format!("{}.out.csv", scenario.name));
@@ -106,7 +109,8 @@ impl Bench {
         ];
         let given = scenario.definitions.iter().map(|(name, value)| (*name, Some((*value).to_owned())));
         for (name, value) in defined.into_iter().chain(given) {
-            if let Some(value) = value.filter(|_| text.contains(&format!("${{{name}}}"))) {
+            // Names with dots are configuration keys.
+            if let Some(value) = value.filter(|_| name.contains('.') || text.contains(&format!("${{{name}}}"))) {
                 command.arg("-D").arg(format!("{name}={value}"));
             }
         }

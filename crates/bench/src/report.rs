@@ -8,6 +8,7 @@ use anyhow::Context;
 use serde_json::Value;
 
 use crate::measure::Measured;
+use crate::scenario::RATIOS;
 
 /// Events per CPU-second of another engine by query: the median of its runs.
 pub fn read_peer(path: &Path) -> anyhow::Result<BTreeMap<String, f64>> {
@@ -69,12 +70,20 @@ pub fn print(results: &[Measured], peer: &BTreeMap<String, f64>) -> anyhow::Resu
     if let Some(share) = share_over_grpc(results) {
         writeln!(out, "\nq5 over two workers keeps {:.0} % of the per-core figure of one process", share * 100.0)?;
     }
+    for (name, beside) in RATIOS {
+        if let (Some(rate), Some(plain)) = (rate_of(results, name), rate_of(results, beside)) {
+            writeln!(out, "{name} keeps {:.1} % of the rate of {beside}", rate / plain * 100.0)?;
+        }
+    }
     Ok(())
 }
 
+fn rate_of(results: &[Measured], name: &str) -> Option<f64> {
+    results.iter().find(|result| result.name == name).map(|result| result.events_per_cpu_s)
+}
+
 fn share_over_grpc(results: &[Measured]) -> Option<f64> {
-    let rate = |name: &str| results.iter().find(|result| result.name == name).map(|result| result.events_per_cpu_s);
-    Some(rate("q5-two-workers")? / rate("q5")?)
+    Some(rate_of(results, "q5-two-workers")? / rate_of(results, "q5")?)
 }
 
 /// Writes all results as JSON.

@@ -1,6 +1,7 @@
 //! What is measured: jobs, sizes, and the source-only ceiling beside each.
 
 /// One thing to measure.
+#[derive(Clone)]
 pub struct Scenario {
     /// Short name; the query's name for NEXMark.
     pub name: &'static str,
@@ -22,6 +23,8 @@ pub struct Scenario {
     pub floor: f64,
     /// Further `-D name=value`.
     pub definitions: &'static [(&'static str, &'static str)],
+    /// Memory of the worker; its default when absent.
+    pub memory: Option<&'static str>,
 }
 
 /// Where the records come from.
@@ -55,12 +58,14 @@ const NEXMARK: Scenario = Scenario {
     parallelism: 2,
     floor: 0.0,
     definitions: &[],
+    memory: None,
 };
 
 /// All scenarios, sizes divided by `shrink`.
 pub fn all(shrink: u64) -> Vec<Scenario> {
     let mut scenarios = nexmark();
     scenarios.extend(others());
+    scenarios.extend(checkpoints());
     for scenario in &mut scenarios {
         scenario.events = (scenario.events / shrink.max(1) / 50).max(1) * 50;
         if let Input::Positions(copies) = &mut scenario.input {
@@ -158,3 +163,47 @@ fn others() -> Vec<Scenario> {
         },
     ]
 }
+
+/// How often checkpoints are taken: none, every 10 s (the default), every second.
+const INTERVALS: [(&str, &[(&str, &str)]); 3] = [
+    ("", &[("execution.checkpointing.interval", "0 s")]),
+    ("-10s", &[("execution.checkpointing.interval", "10 s")]),
+    ("-1s", &[("execution.checkpointing.interval", "1 s")]),
+];
+
+/// What checkpoints cost, and state beyond memory: the same jobs without either stand beside them, in the same run.
+fn checkpoints() -> Vec<Scenario> {
+    let jobs = [
+        (["q5-long", "q5-long-10s", "q5-long-1s"], "examples/nexmark/q5_blackhole.yaml", 700_000_000),
+        (["q11-long", "q11-long-10s", "q11-long-1s"], "examples/nexmark/q11_blackhole.yaml", 700_000_000),
+        (["keys-again", "keys-again-10s", "keys-again-1s"], "crates/bench/jobs/keys_again.yaml", 8_000_000_000),
+    ];
+    let mut scenarios = Vec::new();
+    for (names, job, events) in jobs {
+        for (name, (_, definitions)) in names.into_iter().zip(INTERVALS) {
+            let what = "the same job without checkpoints, with one every 10 s, and with one every second";
+            scenarios.push(Scenario { name, what, job, events, definitions, ..NEXMARK });
+        }
+    }
+    let (_, definitions) = INTERVALS[0];
+    let disk = Scenario { job: "crates/bench/jobs/keys_10m.yaml", events: 500_000_000, definitions, ..NEXMARK };
+    scenarios.push(Scenario { name: "keys-30m", what: "30 million keys in memory", ..disk.clone() });
+    scenarios.push(Scenario {
+        name: "keys-30m-disk",
+        what: "30 million keys with 128 MiB of memory: state goes to RocksDB",
+        memory: Some("128MiB"),
+        ..disk
+    });
+    scenarios
+}
+
+/// Scenarios to compare: the one, and the one it is measured against.
+pub const RATIOS: [(&str, &str); 7] = [
+    ("q5-long-10s", "q5-long"),
+    ("q5-long-1s", "q5-long"),
+    ("q11-long-10s", "q11-long"),
+    ("q11-long-1s", "q11-long"),
+    ("keys-again-10s", "keys-again"),
+    ("keys-again-1s", "keys-again"),
+    ("keys-30m-disk", "keys-30m"),
+];
