@@ -234,8 +234,10 @@ impl Attempts {
             }
             let clock = worker.environment.clock.as_ref();
             let place = Place { worker: &worker.id, vertex, subtask_index: subtask.0, clock };
-            answers.close();
-            answers.wait().await;
+            if matches!(outcome, Outcome::Finished(_)) {
+                answers.close();
+                answers.wait().await;
+            }
             reporter.send(subject.outcome(outcome, place, counters.snapshot())).await;
         };
         self.worker.data.spawn(attempt.tasks.track_future(task));

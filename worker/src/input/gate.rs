@@ -221,6 +221,14 @@ impl Gate {
         InFlight { channels: at_cut.collect(), recorded }
     }
 
+    /// A checkpoint was given up, and all before it: nothing more is written down for them.
+    pub fn give_up(&mut self, checkpoint: CheckpointId) {
+        let mut queue = self.shared.queue.lock();
+        if queue.recording.as_ref().is_some_and(|recording| recording.checkpoint() <= checkpoint) {
+            queue.recording = None;
+        }
+    }
+
     /// Begins with what a checkpoint had in flight, in front of everything that comes.
     ///
     /// **Errors**: a channel that is not here: another plan's checkpoint.
@@ -321,6 +329,7 @@ mod tests {
     use std::sync::Arc;
 
     use arrow_schema::Schema;
+    use futures::FutureExt;
     use proptest::prelude::*;
     use weir_core::EventTime;
 
@@ -382,7 +391,83 @@ mod tests {
         assert_eq!((next(&mut gate), next(&mut gate), next(&mut gate)), (Some((0, 1)), Some((0, 3)), Some((0, 5))));
     }
 
+    fn barrier(checkpoint: u64) -> StreamElement {
+        let passage = weir_core::Passage::MayOvertake;
+        StreamElement::Barrier(weir_core::Barrier { checkpoint: CheckpointId(checkpoint), passage })
+    }
+
+    /// Carries b2 of the failure list: a checkpoint that is given up drops what it has written down.
+    #[test]
+    fn b2_checkpoint_that_is_given_up_writes_nothing_down() {
+        let mut gate = Gate::default();
+        let sender = gate.open_local(input(), 1 << 20);
+        let older = gate.overtake(CheckpointId(1), &[false], &[EventTime::MIN]);
+        gate.give_up(CheckpointId(1));
+        sender.push(StreamElement::Watermark(EventTime(1)), 1);
+        assert!(gate.shared.queue.lock().recording.is_none());
+        assert!(older.complete().now_or_never().expect("it is over").is_err());
+        let newer = gate.overtake(CheckpointId(2), &[false], &[EventTime::MIN]);
+        gate.give_up(CheckpointId(1));
+        sender.push(barrier(1), 1);
+        sender.push(barrier(2), 1);
+        let recorded = newer.complete().now_or_never().expect("its barrier has come").expect("all of it is kept");
+        assert_eq!(recorded[0].1.len(), 1);
+    }
+
     proptest! {
+        /// Carries c1 of the failure list, against the plainest model: of each channel that was not passed, what the task
+        /// has not taken yet up to the barrier, wherever the barriers are.
+        #[test]
+        fn c1_what_is_in_front_of_the_barrier_is_written_down(
+            pushes in prop::collection::vec(0usize..4, 0..80),
+            taken in 0usize..40,
+            cut in 0usize..80,
+            barriers in prop::collection::vec(0usize..80, 4),
+            passed in prop::collection::vec(any::<bool>(), 4),
+        ) {
+            // A barrier that the task has taken in order is the aligner's: here none has been.
+            let earliest = if taken > 0 { cut } else { 0 };
+            let barriers: Vec<usize> = barriers.into_iter().map(|at| at.max(earliest)).collect();
+            let mut gate = Gate::default();
+            let senders: Vec<GateSender> = (0..4).map(|_| gate.open_local(input(), 1 << 20)).collect();
+            let mut expected = vec![Vec::new(); 4];
+            let (mut is_behind, mut in_flight) = (passed.clone(), None);
+            for n in 0..=80 {
+                if n == cut {
+                    for _ in 0..taken {
+                        if let Some(Received { channel, element: StreamElement::Watermark(time) }) =
+                            gate.try_next().expect("never breaks")
+                        {
+                            expected[channel].retain(|of| *of != time);
+                        }
+                    }
+                    in_flight = Some(gate.overtake(CheckpointId(7), &passed, &[EventTime::MIN; 4]));
+                }
+                for channel in (0..4).filter(|channel| barriers[*channel] == n && !passed[*channel]) {
+                    senders[channel].push(barrier(7), 1);
+                    is_behind[channel] = true;
+                }
+                if let Some(channel) = pushes.get(n) {
+                    senders[*channel].push(StreamElement::Watermark(EventTime(n as i64)), 1);
+                    if !is_behind[*channel] {
+                        expected[*channel].push(EventTime(n as i64));
+                    }
+                }
+            }
+            let recorded = in_flight.expect("it is cut").complete().now_or_never().expect("all have come").expect("kept");
+            for (channel, (_, elements)) in recorded.into_iter().enumerate() {
+                let times: Vec<EventTime> = elements
+                    .into_iter()
+                    .filter_map(|element| match element {
+                        Carried::Element(StreamElement::Watermark(time)) => Some(time),
+                        _ => None,
+                    })
+                    .collect();
+                let expected = if passed[channel] { Vec::new() } else { std::mem::take(&mut expected[channel]) };
+                prop_assert_eq!(times, expected);
+            }
+        }
+
         #[test]
         fn order_within_a_channel_is_kept(pushes in prop::collection::vec(0usize..4, 0..200)) {
             let mut gate = Gate::default();

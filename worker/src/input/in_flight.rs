@@ -97,6 +97,11 @@ impl Recording {
         (recording, recorded)
     }
 
+    /// Of which checkpoint.
+    pub(super) fn checkpoint(&self) -> CheckpointId {
+        self.checkpoint
+    }
+
     /// Whether nothing more is to be written down.
     pub(super) fn is_over(&self) -> bool {
         self.done.is_none()

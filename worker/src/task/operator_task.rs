@@ -137,6 +137,7 @@ impl Loop<'_> {
         match order {
             TaskOrder::Aborted(checkpoint) => {
                 self.runner.hurry.passed(*checkpoint);
+                self.gate.give_up(*checkpoint);
                 if self.aligner.on_abort(*checkpoint) == Verdict::Released {
                     self.gate.unblock_all();
                 }
