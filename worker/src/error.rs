@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 use weir_core::{ErrorDomain, OperatorUid};
 use weir_operator_api::OperatorError;
 
+use crate::task::suspects::SuspectRows;
+
 /// Why a worker process ends before it is told to.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
@@ -47,6 +49,8 @@ pub struct TaskError {
     pub chain: Vec<String>,
     /// The operator that failed, if one did.
     pub operator: Option<OperatorUid>,
+    /// Rows that may be the cause.
+    pub suspects: Option<Box<SuspectRows>>,
 }
 
 /// Code of a connection between workers that broke.
@@ -65,12 +69,12 @@ pub const DEPLOY_INVALID: &str = "deploy-invalid";
 impl TaskError {
     /// An invariant between coordinator and workers is broken.
     pub fn internal(code: &'static str, message: impl Into<String>) -> Self {
-        TaskError { code, domain: ErrorDomain::Internal, chain: vec![message.into()], operator: None }
+        TaskError { code, domain: ErrorDomain::Internal, chain: vec![message.into()], operator: None, suspects: None }
     }
 
     /// Something outside failed.
     pub fn external(code: &'static str, message: impl Into<String>) -> Self {
-        TaskError { code, domain: ErrorDomain::External, chain: vec![message.into()], operator: None }
+        TaskError { code, domain: ErrorDomain::External, chain: vec![message.into()], operator: None, suspects: None }
     }
 
     /// An error of an operator, source or sink.
@@ -80,6 +84,7 @@ impl TaskError {
             domain: error.domain,
             chain: weir_core::error::chain(error),
             operator: Some(operator.clone()),
+            suspects: None,
         }
     }
 

@@ -70,6 +70,7 @@ impl Master {
     fn begin_attempt(&mut self) {
         let attempt = self.token.attempt.0.saturating_add(1);
         self.token.attempt = AttemptNumber(attempt);
+        self.poison.attempt_begins(self.next_job.is_some());
         if let Some(job) = self.next_job.take() {
             let graph = job.graph_bytes();
             let listed = std::mem::take(&mut self.job.splits);
@@ -208,6 +209,7 @@ impl Master {
             token: &self.wire_token(),
             setup: &setup,
             restores: &restores,
+            careful: &self.poison.careful(),
         };
         for (worker, order) in deploy::orders(&deployable, &self.placement, &addresses.collect()) {
             if let Some(link) = self.links.get(&worker) {
@@ -243,10 +245,14 @@ impl Master {
         let task = TaskKey::from(task);
         let unexplained = || failure::unexplained(state, &worker, self.wall_unix_us());
         let cause = change.failure.clone().unwrap_or_else(unexplained);
-        let cause = self.located(cause, task, &worker);
+        let mut cause = self.located(cause, task, &worker);
         if !self.lifecycle.admits(task, &worker, state) {
             tracing::debug!(%worker, ?task, ?state, "ignored a report that does not fit");
             return;
+        }
+        if let (TaskState::Failed, Some(suspects)) = (state, &change.suspects) {
+            let place = (task.vertex.0, suspects.operator_index);
+            cause.may_be_one_record = self.poison.killed(place, &suspects.rows, cause.chain.join(": "));
         }
         // Before the event: it may decide to publish, or to discard, what this very report brings.
         if state == TaskState::Finished

@@ -162,6 +162,10 @@ impl Master {
     /// A task has written its part.
     pub(super) fn acknowledged(&mut self, worker: &WorkerId, answer: v1::CheckpointAcknowledged) {
         let Some(task) = self.answering(worker, answer.task, answer.checkpoint_id) else { return };
+        for passed in &answer.passed {
+            let place = (task.vertex.0, passed.operator_index);
+            self.poison.passed(CheckpointId(answer.checkpoint_id), place, &passed.rows);
+        }
         match KeptState::decode(&answer.state, "answer to a checkpoint") {
             Ok(state) => self.gather(|pending| pending.acknowledged(task, state, &answer.stats.unwrap_or_default())),
             Err(error) => {
@@ -349,6 +353,7 @@ impl Master {
 
     /// The pointer is durable: this is the commit point.
     fn committed(&mut self, checkpoint: CheckpointId) {
+        self.poison.committed(checkpoint);
         let Some(underway) = self.underway.take_if(|underway| underway.checkpoint == checkpoint) else { return };
         let Phase::Committing(manifest) = underway.phase else { return };
         let now = self.around.clock.monotonic();

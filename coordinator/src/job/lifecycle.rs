@@ -412,8 +412,8 @@ impl Lifecycle {
     }
 
     fn judge(&mut self, failure: Failure, moment: Moment) -> Ending {
-        // What is the user's to mend fails again, however often it is tried.
-        let is_hopeless = failure.domain == ErrorDomain::User.to_string();
+        // What is the user's to mend fails again, however often it is tried; a single record can be set aside.
+        let is_hopeless = failure.domain == ErrorDomain::User.to_string() && !failure.may_be_one_record;
         let verdict = if is_hopeless { Verdict::GiveUp } else { self.restarts.failed(moment.now, moment.draw) };
         match verdict {
             Verdict::GiveUp => Ending::Failed(failure),

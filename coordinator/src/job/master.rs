@@ -38,6 +38,7 @@ use crate::checkpoint::trigger::Trigger;
 use crate::cluster::Cluster;
 use crate::meta::ledger::Ledger;
 use crate::meta::{JobMeta, MetaStore};
+use crate::recovery::poison::Poison;
 use crate::recovery::strategy::Restarts;
 use crate::worker_link::{Drain, WorkerLink};
 
@@ -175,6 +176,8 @@ pub(crate) struct Master {
     pub(super) trigger: Trigger<Manual>,
     pub(super) underway: Option<Underway>,
     pub(super) next_checkpoint: u64,
+    /// Records that have killed their task.
+    pub(super) poison: Poison,
     pub(super) failures_in_a_row: u32,
     pub(super) known: BTreeMap<CheckpointId, CompletedCheckpoint>,
     pub(super) is_deleting: bool,
@@ -238,6 +241,7 @@ impl Master {
             end: None,
             underway: None,
             next_checkpoint,
+            poison: Poison::default(),
             failures_in_a_row: 0,
             known: BTreeMap::new(),
             is_deleting: false,

@@ -2,4 +2,5 @@
 
 pub mod detector;
 pub mod plan;
+pub mod poison;
 pub mod strategy;

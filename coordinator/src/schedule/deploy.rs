@@ -9,6 +9,7 @@ use weir_proto::v1;
 
 use crate::checkpoint::complete::SourceSplits;
 use crate::job::state::TaskKey;
+use crate::recovery::poison::Careful;
 use crate::wire;
 
 /// What is deployed, whatever the placement.
@@ -25,6 +26,8 @@ pub(crate) struct Deployable<'a> {
     pub(crate) setup: &'a v1::CheckpointSetup,
     /// State of the tasks that take some back.
     pub(crate) restores: &'a BTreeMap<TaskKey, v1::TaskRestore>,
+    /// Operators with rows under suspicion.
+    pub(crate) careful: &'a [Careful],
 }
 
 /// The order for each worker that has a task.
@@ -49,6 +52,7 @@ pub(crate) fn orders(
             splits: Vec::new(),
             checkpoints: Some(deployable.setup.clone()),
             restores: Vec::new(),
+            careful: deployable.careful.iter().map(careful).collect(),
         });
         order.tasks.push((*task).into());
         order.restores.extend(deployable.restores.get(task).cloned());
@@ -59,6 +63,16 @@ pub(crate) fn orders(
         }
     }
     orders
+}
+
+fn careful(careful: &Careful) -> v1::CarefulOperator {
+    let row = |(row, set_aside): &(u64, u32)| v1::SuspectRow { row: *row, set_aside: *set_aside };
+    v1::CarefulOperator {
+        vertex_id: careful.place.0,
+        operator_index: careful.place.1,
+        rows: careful.rows.iter().map(row).collect(),
+        cause: careful.cause.clone(),
+    }
 }
 
 fn assignments(deployable: &Deployable<'_>) -> Vec<(TaskKey, v1::SplitAssignment)> {

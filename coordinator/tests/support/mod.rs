@@ -474,6 +474,7 @@ pub fn acknowledgement(deploy: &v1::Deploy, task: &v1::TaskId, checkpoint_id: u6
         checkpoint_id,
         state: kept(deploy, task, checkpoint_id, &[&part]).encode().expect("right").to_vec(),
         stats: Some(v1::CheckpointStats { bytes: 10, new_bytes: 5, freeze_us: 7, ..v1::CheckpointStats::default() }),
+        passed: Vec::new(),
     }
 }
 

@@ -1,5 +1,5 @@
 //! Bad records made of rows: the row itself as JSON text is the original. Used by the operators that evaluate
-//! expressions or check times; it must not know which.
+//! expressions or check times, and by tasks that set a row aside; it must not know which.
 
 use arrow_array::builder::BooleanBufferBuilder;
 use arrow_array::{BooleanArray, RecordBatch, UInt32Array};
@@ -27,6 +27,14 @@ pub(crate) fn bad_rows(code: &'static str, records: &RecordBatch, bad: Vec<(u32,
         BadRecord { code, message, source: None, position: None, original }
     };
     Ok(bad.into_iter().map(bad_record).collect())
+}
+
+/// Each row as JSON text; `None` when the rows have no such form.
+pub fn row_texts(records: &RecordBatch) -> Option<Vec<Vec<u8>>> {
+    let lines = json_lines(records).ok()?;
+    let texts: Vec<Vec<u8>> =
+        lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect();
+    (texts.len() == records.num_rows()).then_some(texts)
 }
 
 fn json_lines(records: &RecordBatch) -> Result<Vec<u8>, ArrowError> {

@@ -27,4 +27,5 @@ mod row_run;
 mod state_rows;
 mod window_rows;
 
+pub use bad_rows::row_texts;
 pub use create::create;

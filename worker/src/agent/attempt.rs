@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use weir_checkpoint::{CheckpointStore, TaskState as Snapshot};
-use weir_core::{Barrier, CheckpointId, Clock, FencingToken, JobId, Passage, SplitIndex, WorkerId};
+use weir_core::{Barrier, CheckpointId, Clock, FencingToken, JobId, Passage, SplitIndex, VertexId, WorkerId};
 use weir_graph::{Edge, JobPlan};
 use weir_operator_api::{OperatorMetrics, Split};
 use weir_proto::v1::{self, TaskState};
@@ -33,7 +33,7 @@ use crate::task::counters::OperatorCounters;
 use crate::task::orders::{AfterBarrier, ORDERS_MAX, TaskOrder};
 use crate::task::runner::Cuts;
 use crate::task::supervise::{Milestone, Outcome, Signals, StopMode, supervise};
-use crate::task::{SourcePart, TaskCounters, TaskKey, TaskParts};
+use crate::task::{Careful, SourcePart, TaskCounters, TaskKey, TaskParts};
 
 /// Jobs whose greatest token is remembered; beyond it the least id is forgotten.
 const JOBS_REMEMBERED: usize = 16 * 1024;
@@ -88,6 +88,7 @@ struct Deployment {
     sources: BTreeMap<TaskKey, SourcePart>,
     checkpoints: Option<v1::CheckpointSetup>,
     restores: BTreeMap<TaskKey, v1::TaskRestore>,
+    careful: BTreeMap<VertexId, Vec<(usize, Careful)>>,
 }
 
 impl Attempts {
@@ -176,6 +177,7 @@ impl Attempts {
                 cuts,
                 hurry: hurries.remove(&task).unwrap_or_else(|| Arc::new(Hurry::new(clock.clone(), None))),
                 restore: restores.remove(&task),
+                careful: deployment.careful.get(&task.vertex).cloned().unwrap_or_default(),
             };
             let (orders, ordered) = mpsc::channel(ORDERS_MAX);
             attempt.orders.insert(task, orders);
@@ -410,7 +412,13 @@ impl Deployment {
             sources: BTreeMap::new(),
             checkpoints: order.checkpoints,
             restores: BTreeMap::new(),
+            careful: BTreeMap::new(),
         };
+        for operator in order.careful {
+            let rows = operator.rows.iter().map(|row| (row.row, row.set_aside));
+            let careful = (operator.operator_index as usize, Careful::new(rows, operator.cause));
+            deployment.careful.entry(VertexId(operator.vertex_id)).or_default().push(careful);
+        }
         for restore in order.restores {
             deployment.restores.insert(known(restore.task)?, restore);
         }

@@ -9,7 +9,7 @@ use weir_proto::v1;
 use weir_proto::v1::worker_message::Message;
 
 use super::Worker;
-use super::reports::{Place, Reporter, Subject, failure};
+use super::reports::{Place, Reporter, Subject, failure, suspects};
 use crate::error::TaskError;
 use crate::snapshot::reuse::Memory;
 use crate::snapshot::{Checkpointing, TaskSnapshot};
@@ -35,7 +35,8 @@ impl Cuts for TaskCuts {
         let checkpoint = snapshot.checkpoint;
         let (checkpointing, reporter) = (self.checkpointing.clone(), self.reporter.clone());
         let memory = Arc::clone(&self.memory);
-        let (acknowledged, declining) = (self.acknowledged(checkpoint), self.declining(checkpoint));
+        let passed = snapshot.passed.iter().map(suspects).collect();
+        let (acknowledged, declining) = (self.acknowledged(checkpoint, passed), self.declining(checkpoint));
         let work = async move {
             let answer = match checkpointing.write(snapshot, &memory).await {
                 // Nobody waits for it any more.
@@ -63,6 +64,7 @@ impl TaskCuts {
     fn acknowledged(
         &self,
         checkpoint: CheckpointId,
+        passed: Vec<v1::SuspectRows>,
     ) -> impl FnOnce(Vec<u8>, v1::CheckpointStats) -> Message + Send + use<> {
         let (token, task) = (self.subject.token(), self.subject.task());
         move |state, stats| {
@@ -72,6 +74,7 @@ impl TaskCuts {
                 checkpoint_id: checkpoint.0,
                 state,
                 stats: Some(stats),
+                passed,
             })
         }
     }

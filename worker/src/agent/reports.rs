@@ -14,6 +14,7 @@ use crate::snapshot::upload::without_sections;
 use crate::task::TaskKey;
 use crate::task::runner::Prepared;
 use crate::task::supervise::Outcome;
+use crate::task::suspects::SuspectRows;
 
 /// Reports that may wait for the network; senders wait when it is full.
 const REPORTS_MAX: usize = 1024;
@@ -82,6 +83,7 @@ impl Subject {
             Outcome::Failed(error) => v1::TaskStateChanged {
                 metrics,
                 failure: Some(failure(&error, place)),
+                suspects: error.suspects.as_deref().map(suspects),
                 ..self.changed(TaskState::Failed)
             },
             Outcome::Finished(Prepared { committables, totals, operators }) => v1::TaskStateChanged {
@@ -124,6 +126,11 @@ pub(crate) struct Place<'a> {
     pub(crate) clock: &'a dyn Clock,
 }
 
+/// Rows under suspicion as they travel.
+pub(crate) fn suspects(rows: &SuspectRows) -> v1::SuspectRows {
+    v1::SuspectRows { operator_index: rows.operator as u32, rows: rows.rows.clone() }
+}
+
 /// A failure as it travels.
 pub(crate) fn failure(error: &TaskError, place: Place<'_>) -> v1::Failure {
     v1::Failure {
@@ -135,5 +142,6 @@ pub(crate) fn failure(error: &TaskError, place: Place<'_>) -> v1::Failure {
         subtask_index: place.subtask_index,
         worker: place.worker.0.clone(),
         failed_at_unix_ms: place.clock.wall_unix_us() / 1000,
+        may_be_one_record: false,
     }
 }

@@ -108,7 +108,13 @@ pub fn encoding(table: &str, error: &ArrowError) -> TaskError {
 
 /// A failure of the checkpoint store as that of a task.
 pub fn of_store(error: &CheckpointError) -> TaskError {
-    TaskError { code: error.code(), domain: error.domain(), chain: weir_core::error::chain(error), operator: None }
+    TaskError {
+        code: error.code(),
+        domain: error.domain(),
+        chain: weir_core::error::chain(error),
+        operator: None,
+        suspects: None,
+    }
 }
 
 #[cfg(test)]

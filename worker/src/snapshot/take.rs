@@ -10,6 +10,7 @@ use weir_operator_api::OperatorMetrics;
 use weir_state::FrozenTable;
 
 use crate::input::InFlight;
+use crate::task::suspects::SuspectRows;
 
 /// State of one operator of a chain at a barrier.
 #[derive(Clone, Debug)]
@@ -51,6 +52,8 @@ pub struct TaskSnapshot {
     pub freeze: Duration,
     /// What the barrier has overtaken in the gate.
     pub in_flight: Option<InFlight>,
+    /// Rows that were under suspicion and need no care behind this cut.
+    pub passed: Vec<SuspectRows>,
 }
 
 /// Names of the counters that go on after a restore, with what they count.

@@ -22,6 +22,7 @@ use super::chain::{Body, Chain};
 use super::counters::{TaskCounters, TaskKey};
 use super::runner::{Cuts, Runner, Sink};
 use super::source_task::Source;
+use super::suspects::Careful;
 use crate::error::{DEPLOY_INVALID, OPEN_TIMEOUT, TaskError};
 use crate::input::{Gate, Hurry};
 use crate::output::EdgeWriter;
@@ -84,6 +85,8 @@ pub struct TaskParts {
     pub hurry: Arc<Hurry>,
     /// What the task takes back, and from where.
     pub restore: Option<(TaskState, Arc<dyn CheckpointStore>)>,
+    /// Operators of the chain that are to be careful, by their place in it.
+    pub careful: Vec<(usize, Careful)>,
 }
 
 /// A task ready to run.
@@ -299,7 +302,7 @@ impl TaskParts {
             bodies.push((body, self.counters.operators[node].metrics.clone()));
         }
         let clock = self.environment.clock;
-        let runner = Runner {
+        let mut runner = Runner {
             chain: Chain::new(planned, bodies, clock.clone(), self.key.subtask.0),
             sinks,
             writers: self.writers,
@@ -313,8 +316,10 @@ impl TaskParts {
             spill_after: Duration::ZERO,
             hurry: self.hurry,
             is_cutting: false,
+            completed_count: 0,
             clock,
         };
+        runner.chain.be_careful(self.careful);
         Built { runner, head }
     }
 }

@@ -19,11 +19,15 @@ use weir_graph::{PlannedOperator, Target};
 use weir_operator_api::{BadRecord, Operator, OperatorError, OperatorMetrics, Output, OutputTag, Progress, SplitEvent};
 use weir_state::StateTable;
 
+use self::care::{AtWork, Rows};
 use super::bad_log::BadLog;
+use super::suspects::{Careful, Fingerprint};
 use crate::error::TaskError;
 use crate::snapshot::OperatorSnapshot;
 use crate::snapshot::restore::RestoredOperator;
 use crate::snapshot::take::{counters, resume_counters};
+
+mod care;
 
 /// What an operator of the chain is.
 pub enum Body {
@@ -68,7 +72,17 @@ pub enum Pending {
 /// A call of an operator.
 #[derive(Debug)]
 enum Call {
-    Batch { input: usize, batch: Batch, bytes: usize },
+    Batch {
+        input: usize,
+        batch: Batch,
+        bytes: usize,
+    },
+    /// A part of a batch that has a row under suspicion in it, or that row.
+    Piece {
+        input: usize,
+        batch: Batch,
+        suspect: Option<Fingerprint>,
+    },
     Watermark(EventTime),
     Idle(bool),
     Split(SplitEvent),
@@ -93,6 +107,10 @@ struct Node {
     unfinished: Option<Unfinished>,
     inbox: VecDeque<Call>,
     bad_log: BadLog,
+    /// Its rows are records that can be set aside.
+    takes_records: bool,
+    /// Rows that have killed its task.
+    careful: Option<Box<Careful>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -112,6 +130,7 @@ pub struct Chain {
     frozen: Vec<Option<OperatorSnapshot>>,
     /// Of the barrier at hand.
     passage: Passage,
+    at_work: AtWork,
 }
 
 impl Chain {
@@ -125,7 +144,8 @@ impl Chain {
         let nodes = planned.iter().zip(parts).map(|(planned, (body, metrics))| Node::new(planned, body, metrics));
         let nodes: Vec<Node> = nodes.collect();
         let frozen = vec![None; nodes.len()];
-        Chain { nodes, pending: VecDeque::new(), error: None, clock, subtask, frozen, passage: Passage::Waits }
+        let (pending, at_work) = (VecDeque::new(), AtWork::default());
+        Chain { nodes, pending, error: None, clock, subtask, frozen, passage: Passage::Waits, at_work }
     }
 
     /// The next thing to send.
@@ -314,17 +334,13 @@ impl Chain {
     fn perform(&mut self, index: usize, call: Call) {
         let node = &mut self.nodes[index];
         match call {
-            Call::Batch { input, batch, bytes } => {
-                OperatorMetrics::add(&node.metrics.records_in, batch.num_rows());
-                OperatorMetrics::add(&node.metrics.bytes_in, bytes);
-                match node.body {
-                    Body::Sink(sink) => self.pending.push_back(Pending::Sink { sink, node: index, batch }),
-                    Body::Source => self.output(index).emit(batch),
-                    Body::Operator(_) => {
-                        self.run(index, Unfinished::Call, |operator, out| operator.process(input, batch, out));
-                    }
-                }
+            Call::Batch { input, batch, bytes } if node.careful.is_some() => {
+                self.perform_carefully(index, input, batch, bytes);
             }
+            Call::Batch { input, batch, bytes } => {
+                self.perform_rows(index, Rows { input, batch, suspect: None }, bytes);
+            }
+            Call::Piece { input, batch, suspect } => self.perform_piece(index, input, batch, suspect),
             Call::Watermark(watermark) if watermark > node.watermark_in => {
                 node.watermark_in = watermark;
                 node.metrics.watermark_in.store(watermark.0, Relaxed);
@@ -367,10 +383,34 @@ impl Chain {
         }
     }
 
+    fn perform_rows(&mut self, index: usize, rows: Rows, bytes: usize) {
+        let node = &mut self.nodes[index];
+        OperatorMetrics::add(&node.metrics.records_in, rows.batch.num_rows());
+        OperatorMetrics::add(&node.metrics.bytes_in, bytes);
+        match node.body {
+            Body::Sink(sink) => self.pending.push_back(Pending::Sink { sink, node: index, batch: rows.batch }),
+            Body::Source => self.output(index).emit(rows.batch),
+            Body::Operator(_) => {
+                let (input, batch) = (rows.input, rows.batch.clone());
+                self.run_on(index, Unfinished::Call, Some(rows), |operator, out| operator.process(input, batch, out));
+            }
+        }
+    }
+
     fn run(
         &mut self,
         index: usize,
         kind: Unfinished,
+        call: impl FnOnce(&mut dyn Operator, &mut dyn Output) -> Result<Progress, OperatorError>,
+    ) {
+        self.run_on(index, kind, None, call);
+    }
+
+    fn run_on(
+        &mut self,
+        index: usize,
+        kind: Unfinished,
+        rows: Option<Rows>,
         call: impl FnOnce(&mut dyn Operator, &mut dyn Output) -> Result<Progress, OperatorError>,
     ) {
         let Body::Operator(slot) = &mut self.nodes[index].body else { return };
@@ -380,10 +420,17 @@ impl Chain {
                 Some(TaskError::internal("internal", format!("operator '{uid}' was called within its own call")));
             return;
         };
+        self.at_work.begin(index, rows);
         let progress = call(operator.as_mut(), &mut self.output(index));
         if let Body::Operator(slot) = &mut self.nodes[index].body {
             *slot = Some(operator);
         }
+        if let Err(error) = &progress
+            && self.error.is_none()
+        {
+            self.error = Some(self.blame(TaskError::of_operator(&self.nodes[index].uid, error)));
+        }
+        self.at_work.end();
         match progress {
             Ok(Progress::More) => self.nodes[index].unfinished = Some(kind),
             Ok(Progress::Done) => match kind {
@@ -391,10 +438,7 @@ impl Chain {
                 Unfinished::Barrier(checkpoint) => self.freeze(index, checkpoint),
                 Unfinished::End => self.pass_end(index),
             },
-            Err(error) => {
-                let error = TaskError::of_operator(&self.nodes[index].uid, &error);
-                self.error.get_or_insert(error);
-            }
+            Err(_) => {}
         }
     }
 
@@ -463,6 +507,8 @@ impl Node {
             unfinished: None,
             inbox: VecDeque::new(),
             bad_log: BadLog::default(),
+            takes_records: care::takes_records(planned),
+            careful: None,
         }
     }
 }

@@ -10,6 +10,7 @@ use weir_operator_api::Result;
 use weir_testkit::FakeClock;
 
 use super::*;
+use crate::task::suspects::{SuspectRows, fingerprints};
 
 fn batch(numbers: impl IntoIterator<Item = i64>) -> Batch {
     let column: ArrayRef = Arc::new(Int64Array::from_iter_values(numbers));
@@ -190,4 +191,67 @@ fn error_of_a_chained_operator_names_it() {
     chain.output(0).emit(batch([66]));
     let error = chain.check().expect_err("66 is an error");
     assert_eq!((error.code, error.operator), ("no-66", Some("b".into())));
+}
+
+fn look(number: i64) -> u64 {
+    fingerprints(0, &batch([number]).records).expect("it has a text")[0]
+}
+
+#[test]
+fn d10_failure_says_which_rows_the_innermost_operator_was_given() {
+    let (mut chain, _) = chain();
+    chain.output(0).emit(batch([5, 66, 7]));
+    let error = chain.check().expect_err("66 is an error");
+    let mut rows = vec![look(5), look(66), look(7)];
+    rows.sort_unstable();
+    assert_eq!(error.suspects.as_deref(), Some(&SuspectRows { operator: 1, rows }));
+    // A panic leaves its place behind.
+    let (mut chain, _) = self::chain();
+    chain.process(0, batch([1])).expect("no error");
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        chain
+            .run_on(1, Unfinished::Call, Some(Rows { input: 0, batch: batch([8]), suspect: None }), |_, _| panic!("no"))
+    }));
+    let error = chain.blame(TaskError::panic(panicked.expect_err("it panics").as_ref()));
+    assert_eq!(error.suspects.as_deref(), Some(&SuspectRows { operator: 1, rows: vec![look(8)] }));
+    // What no row has caused has no suspects, and neither has what failed outside.
+    let (mut chain, _) = self::chain();
+    chain.run(1, Unfinished::Call, |_, _| Err(OperatorError::internal("a watermark")));
+    assert_eq!(chain.check().expect_err("it failed").suspects, None);
+    let rows = Rows { input: 0, batch: batch([8]), suspect: None };
+    chain.run_on(1, Unfinished::Call, Some(rows), |_, _| Err(OperatorError::external("sink-io", "full")));
+    assert_eq!(chain.check().expect_err("it failed").suspects, None);
+}
+
+#[test]
+fn d10_suspect_is_tried_alone_and_set_aside_when_it_is_told_so() {
+    let (mut chain, _) = chain();
+    chain.be_careful([(1, Careful::new([(look(66), 0)], String::new()))]);
+    chain.output(0).emit(batch([5, 66, 7]));
+    let error = loop {
+        match chain.advance() {
+            Ok(is_going_on) => assert!(is_going_on, "66 is an error"),
+            Err(error) => break error,
+        }
+    };
+    let to_edge = std::iter::from_fn(|| chain.pop()).filter(|pending| matches!(pending, Pending::Edge(EdgeId(0), _)));
+    assert_eq!(to_edge.count(), 2, "what is in front of it goes its way");
+    assert_eq!(error.suspects.as_deref(), Some(&SuspectRows { operator: 1, rows: vec![look(66)] }));
+
+    let (mut chain, metrics) = self::chain();
+    chain.be_careful([(1, Careful::new([(look(66), 1), (look(7), 0)], "a panic".to_owned()))]);
+    chain.output(0).emit(batch([5, 66, 7, 8, 9]));
+    chain.output(0).emit(batch([1, 2, 3]));
+    let words = drain(&mut chain);
+    let edges: Vec<&String> = words.iter().filter(|word| word.starts_with("edge")).collect();
+    let expected =
+        ["edge 0: 1 rows", "edge 0: 1 rows", "edge 2: 1 rows", "edge 0: 1 rows", "edge 0: 1 rows", "edge 0: 2 rows"];
+    assert_eq!(edges[..6], expected.iter().collect::<Vec<_>>(), "in order, the one by the dead letters");
+    assert_eq!(edges[6..], ["edge 0: 2 rows", "edge 0: 3 rows", "edge 0: 3 rows"]);
+    let b = &metrics[1];
+    assert_eq!((b.records_in.load(Relaxed), b.bad_records.load(Relaxed)), (7, 1));
+    assert_eq!(chain.passed(), [SuspectRows { operator: 1, rows: vec![look(66), look(7)] }]);
+    chain.trust();
+    chain.output(0).emit(batch([66]));
+    assert!(chain.check().is_err(), "nobody is careful any more");
 }

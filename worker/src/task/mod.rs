@@ -9,8 +9,10 @@ pub mod orders;
 pub mod runner;
 pub mod source_task;
 pub mod supervise;
+pub mod suspects;
 
 pub use build::{Environment, SourcePart, TaskParts};
 pub use counters::{TaskCounters, TaskKey};
 pub use orders::{AfterBarrier, TaskOrder};
 pub use supervise::{Outcome, StopMode};
+pub use suspects::Careful;

@@ -24,6 +24,9 @@ const STATE_INTERVAL: Duration = Duration::from_millis(20);
 /// After the state store failed, state stays in memory for so long before it is tried again.
 const SPILL_AGAIN: Duration = Duration::from_secs(10);
 
+/// Checkpoints after which no row is under suspicion any more: what killed the attempt before lies behind the first.
+const CLEAN_CHECKPOINTS: u32 = 3;
+
 /// One open sink of a task.
 pub struct Sink {
     /// Its name.
@@ -88,6 +91,8 @@ pub struct Runner {
     pub hurry: Arc<Hurry>,
     /// A barrier is on its way through the chain.
     pub is_cutting: bool,
+    /// Checkpoints that were committed since the task runs.
+    pub completed_count: u32,
 }
 
 /// A cut through the stream of a task.
@@ -135,9 +140,11 @@ impl Runner {
             }
             Pending::Sink { sink, node, batch } => {
                 let Sink { uid, writer, .. } = &mut self.sinks[sink];
+                self.chain.sink_begins(node, &batch);
                 let written = self.counters.watch(Doing::BackPressured, writer.write(batch)).await;
                 self.sinks_due = Some(self.clock.monotonic() + self.flush_interval);
-                let bad = written.map_err(|error| TaskError::of_operator(uid, &error))?;
+                let bad = written.map_err(|error| self.chain.blame(TaskError::of_operator(uid, &error)))?;
+                self.chain.sink_wrote();
                 self.chain.bad(node, bad)
             }
             Pending::SinkBarrier { sink, node, checkpoint } => {
@@ -258,7 +265,8 @@ impl Runner {
             }
         }
         let alignment = aligned_at.saturating_sub(began_at);
-        cuts.taken(TaskSnapshot { checkpoint, operators, began_at, alignment, freeze: self.freeze, in_flight });
+        let (freeze, passed) = (self.freeze, self.chain.passed());
+        cuts.taken(TaskSnapshot { checkpoint, operators, began_at, alignment, freeze, in_flight, passed });
         Ok(())
     }
 
@@ -271,6 +279,10 @@ impl Runner {
 
     /// A checkpoint is committed, with all output prepared up to it.
     pub fn completed(&mut self, checkpoint: CheckpointId) {
+        self.completed_count += 1;
+        if self.completed_count == CLEAN_CHECKPOINTS {
+            self.chain.trust();
+        }
         for sink in &mut self.sinks {
             while sink.uncommitted.front().is_some_and(|(of, _)| *of <= checkpoint) {
                 sink.uncommitted.pop_front();

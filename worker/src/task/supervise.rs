@@ -78,7 +78,7 @@ pub async fn supervise(
         None => Outcome::Canceled,
         Some(Ok(Ok(prepared))) => return Outcome::Finished(prepared),
         Some(Ok(Err(error))) => Outcome::Failed(error),
-        Some(Err(payload)) => Outcome::Failed(TaskError::panic(payload.as_ref())),
+        Some(Err(payload)) => Outcome::Failed(runner.chain.blame(TaskError::panic(payload.as_ref()))),
     };
     runner.abort().await;
     outcome
