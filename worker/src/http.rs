@@ -64,6 +64,24 @@ pub fn record_memory(used: usize, limit: usize, on_disk: u64) {
     metrics::gauge!("weir_worker_stateOnDiskBytes").set(on_disk as f64);
 }
 
+/// Where state was read from that a task took back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RestoredFrom {
+    /// The worker's own disk.
+    LocalCopy,
+    /// The checkpoint store.
+    Store,
+}
+
+/// Counts state that a task took back, where copies may spare the way to the store. **Units**: bytes.
+pub fn count_restored(from: RestoredFrom, bytes: usize) {
+    let from = match from {
+        RestoredFrom::LocalCopy => "copy",
+        RestoredFrom::Store => "store",
+    };
+    metrics::counter!("weir_worker_restoredBytes", "from" => from).increment(bytes as u64);
+}
+
 /// Shows the counters of one task under Flink's names.
 pub fn record(scope: Scope<'_>, counters: &TaskMetrics) {
     let (job, name) = (scope.job.to_string(), scope.job_name.to_owned());

@@ -86,7 +86,7 @@ impl Master {
         self.lost_final = None;
         self.uncommitted.clear();
         self.links.clear();
-        self.placement.clear();
+        self.placed_before = std::mem::take(&mut self.placement);
         self.outbox.clear();
         self.record.lock().begin_attempt(&self.job.plan, self.job.config.clone());
         tracing::info!(attempt, "next attempt begins");
@@ -171,7 +171,7 @@ impl Master {
     pub(super) fn place(&mut self, links: Vec<WorkerLink>) {
         self.granted = None;
         let slots: Vec<WorkerId> = links.iter().map(|link| link.worker().clone()).collect();
-        self.placement = assign::place(&self.job.plan, &slots);
+        self.placement = assign::place(&self.job.plan, &slots, &self.placed_before);
         for link in links {
             self.watch(&link);
             self.links.insert(link.worker().clone(), link);
@@ -193,6 +193,7 @@ impl Master {
             store_options: options.store.clone().into_iter().collect(),
             incarnation: self.ledger.durable().incarnation.to_string(),
             aligned_timeout_ms: u32::try_from(options.aligned_timeout.as_millis()).unwrap_or(u32::MAX),
+            keeps_local_copies: options.keeps_local_copies,
         };
         let restores = match self.wire_restores() {
             Ok(restores) => restores,

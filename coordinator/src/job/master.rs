@@ -192,6 +192,8 @@ pub(crate) struct Master {
     pub(super) is_discarding: bool,
     pub(super) links: BTreeMap<WorkerId, WorkerLink>,
     pub(super) placement: BTreeMap<TaskKey, WorkerId>,
+    /// Of the attempt before.
+    pub(super) placed_before: BTreeMap<TaskKey, WorkerId>,
     pub(super) granted: Option<oneshot::Receiver<Vec<WorkerLink>>>,
     signals: FuturesUnordered<Pin<Box<dyn Future<Output = Signal> + Send>>>,
     watched: BTreeSet<WorkerId>,
@@ -254,6 +256,7 @@ impl Master {
             is_discarding: false,
             links: BTreeMap::new(),
             placement: BTreeMap::new(),
+            placed_before: BTreeMap::new(),
             granted: None,
             signals: FuturesUnordered::new(),
             watched: BTreeSet::new(),

@@ -33,8 +33,20 @@ pub fn tasks(plan: &JobPlan) -> impl Iterator<Item = TaskKey> + '_ {
 }
 
 /// Places every task: subtask i of every vertex goes to slot i. `slots` has at least [`JobPlan::slots_needed`] entries.
-pub fn place(plan: &JobPlan, slots: &[WorkerId]) -> BTreeMap<TaskKey, WorkerId> {
-    tasks(plan).filter_map(|task| Some((task, slots.get(task.subtask.index())?.clone()))).collect()
+/// A slot on the worker that had the same subtask before is given to it again: its state may still lie there.
+pub fn place(plan: &JobPlan, slots: &[WorkerId], before: &BTreeMap<TaskKey, WorkerId>) -> BTreeMap<TaskKey, WorkerId> {
+    let home: BTreeMap<usize, &WorkerId> = before.iter().map(|(task, worker)| (task.subtask.index(), worker)).collect();
+    let mut left: Vec<&WorkerId> = slots.iter().collect();
+    let mut given: Vec<Option<&WorkerId>> = vec![None; slots.len()];
+    for (subtask, slot) in given.iter_mut().enumerate() {
+        let Some(worker) = home.get(&subtask) else { continue };
+        if let Some(at) = left.iter().position(|free| free == worker) {
+            *slot = Some(left.remove(at));
+        }
+    }
+    let mut left = left.into_iter();
+    given.iter_mut().filter(|slot| slot.is_none()).for_each(|slot| *slot = left.next());
+    tasks(plan).filter_map(|task| Some((task, (*given.get(task.subtask.index())?)?.clone()))).collect()
 }
 
 #[cfg(test)]
@@ -82,6 +94,7 @@ mod tests {
         fn each_task_is_placed_once_and_no_slot_is_over_used(
             parallelisms in prop::collection::vec(1..8u32, 1..5),
             slots in prop::collection::vec(0..6u32, 0..5),
+            homes in prop::collection::vec(0..5usize, 0..8),
         ) {
             let plan = plan(&parallelisms);
             let needed = plan.slots_needed();
@@ -94,7 +107,21 @@ mod tests {
             for (worker, slots) in &free {
                 prop_assert!(chosen.iter().filter(|chosen| *chosen == worker).count() <= *slots as usize);
             }
-            let placement = place(&plan, &chosen);
+            let before: BTreeMap<TaskKey, WorkerId> = homes
+                .iter()
+                .enumerate()
+                .map(|(subtask, home)| (TaskKey::new(0, subtask as u32), WorkerId(format!("w{home}"))))
+                .collect();
+            let placement = place(&plan, &chosen, &before);
+            for (worker, _) in &free {
+                let given = chosen.iter().filter(|chosen| *chosen == worker).count();
+                let at_home = |subtask: &usize| before.get(&TaskKey::new(0, *subtask as u32)) == Some(worker);
+                let lived = (0..needed as usize).filter(at_home).count();
+                let widest = parallelisms.iter().position(|parallelism| *parallelism == needed).expect("one is") as u32;
+                let live = |subtask: &usize| placement.get(&TaskKey::new(widest, *subtask as u32)) == Some(worker);
+                let came_home = (0..needed as usize).filter(|subtask| at_home(subtask) && live(subtask)).count();
+                prop_assert_eq!(came_home, lived.min(given), "as many as there is room for");
+            }
             prop_assert_eq!(placement.len(), parallelisms.iter().sum::<u32>() as usize);
             prop_assert_eq!(tasks(&plan).collect::<BTreeSet<_>>(), placement.keys().copied().collect::<BTreeSet<_>>());
             for (vertex, parallelism) in parallelisms.iter().enumerate() {

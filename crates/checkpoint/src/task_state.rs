@@ -58,6 +58,15 @@ impl TaskState {
         tables.flat_map(|table| &table.sections).map(|section| section.length).sum()
     }
 
+    /// Paths of the objects that the state refers to, some more than once.
+    pub fn object_paths(&self) -> impl Iterator<Item = &str> {
+        self.operators.iter().flat_map(|operator| {
+            let tables = operator.state.tables.iter().flat_map(|table| &table.sections);
+            let channels = operator.state.channels.iter().filter_map(|channel| channel.section.as_ref());
+            tables.chain(channels).map(|section| section.object.path.as_str())
+        })
+    }
+
     fn validate(&self, place: &str) -> Result<()> {
         for operator in &self.operators {
             check_subtask(&operator.state).map_err(|reason| CheckpointError::Malformed {

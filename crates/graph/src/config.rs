@@ -187,6 +187,7 @@ mod tests {
             ("execution.checkpointing.savepoint-dir", "/savepoints"),
             ("execution.checkpointing.num-retained", "4"),
             ("execution.checkpointing.aligned-checkpoint-timeout", "100 ms"),
+            ("execution.checkpointing.local-backup.enabled", "false"),
             ("execution.checkpointing.externalized-checkpoint-retention", "DELETE_ON_CANCELLATION"),
             ("s3.endpoint", "http://127.0.0.1:9000"),
             ("s3.path-style-access", "true"),

@@ -62,8 +62,15 @@ fn checkpoints() -> impl Strategy<Value = CheckpointOptions> {
     ];
     let times = (option::of(any_duration(1)), any_duration(1_000), any_duration(0), any_duration(0));
     let counts = (option::of(0u32..=i32::MAX as u32), 1usize..=1000);
-    (times, counts, place(), place(), retention, any::<bool>()).prop_map(
-        |((interval, timeout, min_pause, aligned_timeout), counts, dir, savepoint_dir, retention, path_style)| {
+    (times, counts, place(), place(), retention, any::<(bool, bool)>()).prop_map(
+        |(
+            (interval, timeout, min_pause, aligned_timeout),
+            counts,
+            dir,
+            savepoint_dir,
+            retention,
+            (path_style, keeps_local_copies),
+        )| {
             let path_style = path_style.then(|| ("s3.path-style-access".to_owned(), "true".to_owned()));
             CheckpointOptions {
                 interval,
@@ -75,6 +82,7 @@ fn checkpoints() -> impl Strategy<Value = CheckpointOptions> {
                 retained_count: counts.1,
                 retention,
                 aligned_timeout,
+                keeps_local_copies,
                 store: path_style.into_iter().collect(),
             }
         },

@@ -297,8 +297,13 @@ impl Attempts {
     /// A checkpoint is committed, or given up.
     pub(crate) fn checkpoint_ended(&self, key: AttemptKey, checkpoint: CheckpointId, is_completed: bool) {
         let Some(attempt) = self.live.get(&key) else { return };
-        if let (Some(checkpointing), false) = (&attempt.checkpointing, is_completed) {
-            checkpointing.give_up(checkpoint);
+        match &attempt.checkpointing {
+            Some(checkpointing) if is_completed => {
+                let forgetting = checkpointing.completed(checkpoint);
+                self.worker.spawned.spawn_on(forgetting, &self.worker.environment.control);
+            }
+            Some(checkpointing) => checkpointing.give_up(checkpoint),
+            None => {}
         }
         let order = if is_completed { TaskOrder::Completed(checkpoint) } else { TaskOrder::Aborted(checkpoint) };
         for orders in attempt.orders.values() {
@@ -456,7 +461,7 @@ fn restores(
         let setup = checkpointing.ok_or_else(|| invalid("an order to restore that does not say where from"))?;
         let place = format!("restore of subtask {} of vertex {}", task.subtask, task.vertex);
         let state = Snapshot::decode(&restore.state, &place).map_err(|error| of_store(&error))?;
-        restores.insert(task, (state, setup.store(&restore.store)?));
+        restores.insert(task, (state, setup.restore_store(&restore.store)?));
     }
     Ok(restores)
 }

@@ -28,6 +28,7 @@ use crate::error::WorkerError;
 use crate::exchange::transport::{CONNECTION_WINDOW_BYTES, HTTP_FRAME_BYTES_MAX, STREAM_WINDOW_BYTES};
 use crate::exchange::{Inbox, TonicTransport, Transport};
 use crate::snapshot::Stores;
+use crate::snapshot::copies::LocalCopies;
 use crate::task::build::Environment;
 use crate::{http, memory};
 
@@ -77,7 +78,11 @@ pub async fn run(
         http: web.as_ref().and_then(|web| web.local_addr().ok()).map(|web| web.to_string()).unwrap_or_default(),
     };
     let threads = data_threads(config.data_threads)?;
-    let stores = Stores::of_process(Arc::clone(&clock));
+    let mut stores = Stores::of_process(Arc::clone(&clock));
+    match LocalCopies::new(&config.data_dir.join("copies"), Arc::clone(&clock)) {
+        Ok(copies) => stores = stores.with_copies(copies),
+        Err(error) => tracing::warn!("no local copies of checkpoints are kept: {error}"),
+    }
     let memory = memory::divide(config.memory_bytes);
     let worker = Worker {
         id: worker_id(clock.as_ref(), address),

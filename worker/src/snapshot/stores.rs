@@ -9,6 +9,8 @@ use weir_core::Clock;
 use weir_core::key_hash::mix;
 use weir_core::random::SplitMix64;
 
+use super::copies::LocalCopies;
+
 /// Opens a store at a URL; the process's own way outside of tests.
 pub type OpenStore =
     Arc<dyn Fn(&str, &BTreeMap<String, String>) -> Result<Arc<dyn CheckpointStore>, CheckpointError> + Send + Sync>;
@@ -20,12 +22,24 @@ type Handles = BTreeMap<(String, Vec<(String, String)>), Arc<dyn CheckpointStore
 pub struct Stores {
     open: OpenStore,
     handles: Arc<Mutex<Handles>>,
+    copies: Option<Arc<LocalCopies>>,
 }
 
 impl Stores {
     /// Stores that are opened with `open`.
     pub fn new(open: OpenStore) -> Self {
-        Stores { open, handles: Arc::default() }
+        Stores { open, handles: Arc::default(), copies: None }
+    }
+
+    /// Keeps copies of what is uploaded, and reads them first.
+    pub fn with_copies(mut self, copies: LocalCopies) -> Self {
+        self.copies = Some(Arc::new(copies));
+        self
+    }
+
+    /// The copies of what was uploaded to the store at `url`: a directory needs none.
+    pub fn copies(&self, url: &str) -> Option<Arc<LocalCopies>> {
+        self.copies.clone().filter(|_| !url.starts_with("file:"))
     }
 
     /// Stores at real addresses, with the credentials of this process.

@@ -1,7 +1,8 @@
 //! Uploads what a task froze, beside the stream, and answers the coordinator. A store that is slow or fails costs the
 //! checkpoint, never the task: the answer says why.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use weir_proto::v1;
 use weir_state::state_table::FreezeError;
 use weir_state::{FrozenTable, StateScope};
 
+use super::copies::{CopiedStore, LocalCopies};
 use super::encode::{SECTION_BYTES, append, encoding, of_store};
 use super::in_flight;
 use super::objects::{OBJECT_BYTES, Objects, Place};
@@ -60,6 +62,10 @@ struct Inner {
     url: String,
     options: BTreeMap<String, String>,
     stores: Stores,
+    /// Copies on the own disk, when the job wants them and the store is another machine.
+    copies: Option<Arc<LocalCopies>>,
+    /// Objects that each checkpoint of this attempt refers to.
+    written: Mutex<BTreeMap<CheckpointId, BTreeSet<String>>>,
     clock: Arc<dyn Clock>,
     random: Mutex<SplitMix64>,
     orders: watch::Sender<BTreeMap<CheckpointId, TriggerOrder>>,
@@ -91,7 +97,7 @@ impl Checkpointing {
             TaskError::internal(crate::error::DEPLOY_INVALID, format!("unreadable order to deploy: {error}"))
         })?;
         let options: BTreeMap<String, String> = setup.store_options.clone().into_iter().collect();
-        stores.get(&setup.store, &options).map_err(|error| of_store(&error))?;
+        let store = stores.get(&setup.store, &options).map_err(|error| of_store(&error))?;
         let seed = weir_core::key_hash::mix(clock.wall_unix_us() as u64 ^ (u64::from(std::process::id()) << 40));
         let inner = Inner {
             job,
@@ -99,6 +105,8 @@ impl Checkpointing {
             incarnation,
             url: setup.store.clone(),
             options,
+            copies: stores.copies(store.url()).filter(|_| setup.keeps_local_copies),
+            written: Mutex::default(),
             stores,
             random: Mutex::new(SplitMix64::new(seed ^ clock.monotonic().as_nanos() as u64)),
             orders: watch::channel(BTreeMap::new()).0,
@@ -124,7 +132,33 @@ impl Checkpointing {
         self.inner.given_up.send_modify(|given_up| *given_up = checkpoint.max(*given_up));
     }
 
-    /// The store of a checkpoint to restore from.
+    /// The checkpoint is committed: copies that only older ones refer to are not wanted any more.
+    pub fn completed(&self, checkpoint: CheckpointId) -> impl Future<Output = ()> + Send + use<> {
+        let (copies, job) = (self.inner.copies.clone(), self.inner.job);
+        let mut written = self.inner.written.lock();
+        *written = written.split_off(&checkpoint);
+        let kept: BTreeSet<String> = written.values().flatten().cloned().collect();
+        async move {
+            if let Some(copies) = copies {
+                copies.retain(job, &kept).await;
+            }
+        }
+    }
+
+    /// The store of a checkpoint to restore from, with the copies in front of it.
+    ///
+    /// **Errors**: an address that cannot be understood.
+    pub fn restore_store(&self, url: &str) -> Result<Arc<dyn CheckpointStore>, TaskError> {
+        let store = self.store(url)?;
+        match &self.inner.copies {
+            Some(copies) => Ok(Arc::new(CopiedStore::new(store, Arc::clone(copies)))),
+            None => Ok(store),
+        }
+    }
+
+    /// The store at an address; the job's own when it is empty.
+    ///
+    /// **Errors**: an address that cannot be understood.
     pub fn store(&self, url: &str) -> Result<Arc<dyn CheckpointStore>, TaskError> {
         let url = if url.is_empty() { &self.inner.url } else { url };
         self.inner.stores.get(url, &self.inner.options).map_err(|error| of_store(&error))
@@ -187,6 +221,7 @@ impl Checkpointing {
         stats.bytes = state.section_bytes();
         if !is_savepoint {
             memory.lock().wrote(checkpoint, pieces);
+            inner.written.lock().entry(checkpoint).or_default().extend(state.object_paths().map(str::to_owned));
         }
         Ok(Written { state, stats })
     }
@@ -214,7 +249,11 @@ impl Checkpointing {
             let (bytes, sections) = object.finish(&path);
             stats.new_bytes += bytes.len() as u64;
             let began = self.inner.clock.monotonic();
+            let copied = bytes.clone();
             store.put_new(&path, bytes).await.map_err(|error: CheckpointError| of_store(&error))?;
+            if let Some(copies) = self.inner.copies.as_ref().filter(|_| order.savepoint_directory.is_empty()) {
+                copies.keep(&path, copied).await;
+            }
             waited += self.inner.clock.monotonic().saturating_sub(began);
             uploaded.push(sections);
         }

@@ -17,6 +17,7 @@ const SAVEPOINT_DIR: &str = "execution.checkpointing.savepoint-dir";
 const NUM_RETAINED: &str = "execution.checkpointing.num-retained";
 const RETENTION: &str = "execution.checkpointing.externalized-checkpoint-retention";
 const ALIGNED_TIMEOUT: &str = "execution.checkpointing.aligned-checkpoint-timeout";
+const LOCAL_COPIES: &str = "execution.checkpointing.local-backup.enabled";
 const S3_ENDPOINT: &str = "s3.endpoint";
 const S3_REGION: &str = "s3.region";
 const S3_PATH_STYLE: &str = "s3.path-style-access";
@@ -54,6 +55,11 @@ pub(super) const KEYS: &[Key] = &[
         name: ALIGNED_TIMEOUT,
         default: "100 ms",
         doc: "Longest wait of a barrier before it overtakes what is in flight, which is then stored; 0 waits for ever.",
+    },
+    Key {
+        name: LOCAL_COPIES,
+        default: "true",
+        doc: "Workers keep copies of what they upload to S3, and tasks that come back to them read those.",
     },
     Key { name: S3_ENDPOINT, default: "", doc: "Address of an S3 server that is not Amazon's." },
     Key { name: S3_REGION, default: "", doc: "Region of the bucket; AWS_REGION or us-east-1 when empty." },
@@ -105,6 +111,8 @@ pub struct CheckpointOptions {
     pub retention: CheckpointRetention,
     /// `.aligned-checkpoint-timeout`; zero waits for ever.
     pub aligned_timeout: Duration,
+    /// `.local-backup.enabled`.
+    pub keeps_local_copies: bool,
     /// Keys of the S3 store that are set, as they are spelled.
     pub store: BTreeMap<String, String>,
 }
@@ -138,6 +146,7 @@ impl CheckpointOptions {
             retained_count: settings.integer(NUM_RETAINED, 1..=RETAINED_MAX).unwrap_or(1) as usize,
             retention: retention.map_or(CheckpointRetention::RetainOnCancellation, |(_, value)| value),
             aligned_timeout: settings.duration(ALIGNED_TIMEOUT).unwrap_or(Duration::from_millis(100)),
+            keeps_local_copies: settings.boolean(LOCAL_COPIES).unwrap_or(true),
             store,
         }
     }
@@ -156,6 +165,7 @@ impl CheckpointOptions {
             (NUM_RETAINED, self.retained_count.to_string()),
             (RETENTION, self.retention.name().to_owned()),
             (ALIGNED_TIMEOUT, spelled(self.aligned_timeout)),
+            (LOCAL_COPIES, self.keeps_local_copies.to_string()),
             (S3_ENDPOINT, stored(S3_ENDPOINT, "")),
             (S3_REGION, stored(S3_REGION, "")),
             (S3_PATH_STYLE, stored(S3_PATH_STYLE, "false")),
