@@ -81,6 +81,14 @@ impl Cluster {
         }
     }
 
+    /// Nobody listens at the address of this attachment, whose connection broke.
+    pub(crate) fn nobody_listens(&self, link: &WorkerLink) {
+        if let Some(member) = self.inner.state.lock().member(link) {
+            member.detector.nobody_listens();
+        }
+        self.bury_the_dead();
+    }
+
     /// Gives up every worker that is dead by now, or that was given up elsewhere. To be called often: a gap of half a
     /// lease means that this process stood still, which is not held against the workers.
     pub(crate) fn bury_the_dead(&self) {

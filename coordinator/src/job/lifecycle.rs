@@ -414,7 +414,12 @@ impl Lifecycle {
     fn judge(&mut self, failure: Failure, moment: Moment) -> Ending {
         // What is the user's to mend fails again, however often it is tried; a single record can be set aside.
         let is_hopeless = failure.domain == ErrorDomain::User.to_string() && !failure.may_be_one_record;
-        let verdict = if is_hopeless { Verdict::GiveUp } else { self.restarts.failed(moment.now, moment.draw) };
+        let verdict = match failure.code.as_str() {
+            _ if is_hopeless => Verdict::GiveUp,
+            // The first to notice is often the other end of a stream.
+            "worker-lost" | "exchange-lost" => self.restarts.lost(moment.now, moment.draw),
+            _ => self.restarts.failed(moment.now, moment.draw),
+        };
         match verdict {
             Verdict::GiveUp => Ending::Failed(failure),
             Verdict::Restart(pause) => {

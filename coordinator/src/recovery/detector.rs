@@ -1,13 +1,16 @@
 //! Who is dead? Pure: told of signs of life and broken connections with the time of each, answers for a moment.
 //!
-//! A worker is dead when its connection broke and did not come back within a grace, or when it gave no sign of life
-//! for the lease, connected or not. Dead is final: a process that comes back has to register anew.
+//! A worker is dead when its connection broke and did not come back within a grace (at once, when its machine says that
+//! nobody listens at its address any more), or when it gave no sign of life for the lease, connected or not. Dead is final: a process that comes back has to register anew.
 
 use std::time::Duration;
 
 /// Why a worker is given up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Death {
+    /// The connection broke, and nobody listens where the worker did: its process is gone.
+    #[error("its process is gone")]
+    Gone,
     /// The connection broke and did not come back.
     #[error("its connection broke and did not come back within {} ms", .0.as_millis())]
     Disconnected(Duration),
@@ -23,12 +26,13 @@ pub struct Detector {
     grace: Duration,
     heard_at: Duration,
     broken_at: Option<Duration>,
+    is_gone: bool,
 }
 
 impl Detector {
     /// A worker that was heard of at `now`.
     pub fn new(lease: Duration, grace: Duration, now: Duration) -> Self {
-        Detector { lease, grace, heard_at: now, broken_at: None }
+        Detector { lease, grace, heard_at: now, broken_at: None, is_gone: false }
     }
 
     /// A sign of life.
@@ -41,6 +45,11 @@ impl Detector {
         self.broken_at.get_or_insert(now);
     }
 
+    /// Its machine answers that nobody listens at its address. Before its connection broke that says nothing.
+    pub fn nobody_listens(&mut self) {
+        self.is_gone = self.broken_at.is_some();
+    }
+
     /// The one who watches was asleep for `pause` itself: it cannot tell silence from its own deafness, so that time
     /// does not count.
     pub fn watcher_paused(&mut self, pause: Duration) {
@@ -50,6 +59,9 @@ impl Detector {
 
     /// Whether, and of what, the worker is dead.
     pub fn death(&self, now: Duration) -> Option<Death> {
+        if self.is_gone {
+            return Some(Death::Gone);
+        }
         if self.broken_at.is_some_and(|broken| now >= broken + self.grace) {
             return Some(Death::Disconnected(self.grace));
         }
@@ -103,6 +115,17 @@ mod tests {
         detector.watcher_paused(at(10_000));
         assert_eq!(detector.death(at(12_999)), None);
         assert_eq!(detector.death(at(13_000)), Some(Death::Silent(LEASE)));
+    }
+
+    #[test]
+    fn process_that_is_gone_is_not_waited_for() {
+        let mut detector = Detector::new(LEASE, GRACE, at(0));
+        detector.nobody_listens();
+        assert_eq!(detector.death(at(10)), None, "its connection stands");
+        detector.disconnected(at(20));
+        assert_eq!(detector.death(at(20)), None);
+        detector.nobody_listens();
+        assert_eq!(detector.death(at(20)), Some(Death::Gone));
     }
 
     proptest! {

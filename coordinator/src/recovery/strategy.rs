@@ -27,7 +27,12 @@ pub struct Restarts {
     recent: VecDeque<Duration>,
     /// The pause that the next failure leads to, jitter aside.
     backoff: Duration,
+    /// Time of the last failure.
+    last: Option<Duration>,
 }
+
+/// Time without a failure after which the loss of a worker is taken for an accident.
+const ACCIDENT_AFTER: Duration = Duration::from_secs(60);
 
 impl Restarts {
     /// A job that has not failed.
@@ -36,11 +41,23 @@ impl Restarts {
             RestartStrategy::ExponentialDelay { initial, .. } => *initial,
             _ => Duration::ZERO,
         };
-        Restarts { strategy, failures: 0, recent: VecDeque::new(), backoff }
+        Restarts { strategy, failures: 0, recent: VecDeque::new(), backoff, last: None }
+    }
+
+    /// A worker of the job was lost at `now`. A pause spares what has failed; what is lost needs none, and its work goes
+    /// elsewhere. So with exponential delay the first loss restarts the job at once; one that follows soon does not.
+    pub fn lost(&mut self, now: Duration, draw: f64) -> Verdict {
+        let is_accident = self.last.is_none_or(|last| now.saturating_sub(last) >= ACCIDENT_AFTER);
+        let is_free = is_accident && matches!(self.strategy, RestartStrategy::ExponentialDelay { .. });
+        match self.failed(now, draw) {
+            Verdict::Restart(_) if is_free => Verdict::Restart(Duration::ZERO),
+            verdict => verdict,
+        }
     }
 
     /// The job failed at `now`; `draw` is uniform in `[0, 1)`.
     pub fn failed(&mut self, now: Duration, draw: f64) -> Verdict {
+        self.last = Some(now);
         match self.strategy.clone() {
             RestartStrategy::None => Verdict::GiveUp,
             RestartStrategy::FixedDelay { attempts, delay } => {
@@ -139,6 +156,20 @@ mod tests {
         let mut restarts = Restarts::new(exponential(0.0, Some(1)));
         assert_eq!(restarts.failed(s(0), 0.5), Verdict::Restart(s(1)));
         assert_eq!(restarts.failed(s(5), 0.5), Verdict::GiveUp);
+    }
+
+    #[test]
+    fn first_loss_of_a_worker_restarts_at_once_and_one_that_follows_soon_does_not() {
+        let mut restarts = Restarts::new(exponential(0.0, Some(3)));
+        assert_eq!(restarts.lost(s(0), 0.5), Verdict::Restart(s(0)));
+        assert_eq!(restarts.lost(s(59), 0.5), Verdict::Restart(Duration::from_millis(1500)));
+        assert_eq!(restarts.lost(s(119), 0.5), Verdict::Restart(s(0)));
+        assert_eq!(restarts.lost(s(300), 0.5), Verdict::GiveUp, "it counts as an attempt");
+        let mut restarts = Restarts::new(RestartStrategy::FixedDelay { attempts: 2, delay: s(3) });
+        assert_eq!(restarts.lost(s(0), 0.5), Verdict::Restart(s(3)), "a pause that the user set is kept");
+        let mut restarts = Restarts::new(exponential(0.0, None));
+        assert_eq!(restarts.failed(s(0), 0.5), Verdict::Restart(s(1)));
+        assert_eq!(restarts.lost(s(10), 0.5), Verdict::Restart(Duration::from_millis(1500)));
     }
 
     proptest! {

@@ -3,10 +3,12 @@
 //! ignored.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::pin::Pin;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +23,10 @@ use crate::job::master::{Letter, Surroundings};
 use crate::job::state::TaskKey;
 use crate::worker_link::{ORDERS_MAX, WorkerLink};
 
+/// How long a worker's machine may take to answer whether its process is there.
+const DIAL_TIMEOUT: Duration = Duration::from_millis(500);
+/// How often it is asked.
+const DIAL_INTERVAL: Duration = Duration::from_millis(50);
 /// Most slots one worker may offer.
 const SLOTS_MAX: u32 = 1024;
 /// Most bytes of a worker's id or address.
@@ -96,6 +102,24 @@ impl Session {
         self.door.around.cluster.attach(link.clone(), register);
         self.listen(&link, reports).await;
         self.over.cancel();
+        self.look_for(&link).await;
+    }
+
+    /// After a connection broke: asks the worker's machine whether its process is still there, so that one that was killed
+    /// is not waited for. An answer other than a refusal says nothing; silence neither.
+    async fn look_for(&self, link: &WorkerLink) {
+        let (cluster, clock) = (&self.door.around.cluster, &self.door.around.clock);
+        let until = clock.monotonic() + self.door.lease;
+        while !link.lost().is_cancelled() && !self.door.closing.is_cancelled() && clock.monotonic() < until {
+            let dialled = tokio::select! {
+                dialled = TcpStream::connect(link.data_address()) => dialled.err(),
+                () = clock.sleep(DIAL_TIMEOUT) => None,
+            };
+            if dialled.is_some_and(|error| error.kind() == ErrorKind::ConnectionRefused) {
+                return cluster.nobody_listens(link);
+            }
+            clock.sleep(DIAL_INTERVAL).await;
+        }
     }
 
     async fn first_message(&self, reports: &mut Streaming<v1::WorkerMessage>) -> Option<v1::Register> {

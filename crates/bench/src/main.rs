@@ -8,6 +8,7 @@ use clap::Parser;
 
 mod measure;
 mod prepare;
+mod recovery;
 mod report;
 mod scenario;
 
@@ -20,9 +21,12 @@ struct Arguments {
     /// Only scenarios whose name contains this text.
     #[arg(long, default_value = "")]
     only: String,
-    /// Runs of each scenario; the median by events per CPU-second is reported.
-    #[arg(long, default_value_t = 3)]
-    runs: usize,
+    /// Runs of each scenario (3); the median by events per CPU-second is reported. With --recovery, workers that are lost.
+    #[arg(long)]
+    runs: Option<usize>,
+    /// Measures how long no new result comes when a worker is lost, and nothing else.
+    #[arg(long)]
+    recovery: bool,
     /// Divides the size of every scenario, for a quick look.
     #[arg(long, default_value_t = 1)]
     shrink: u64,
@@ -37,6 +41,9 @@ struct Arguments {
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     std::fs::create_dir_all(&arguments.out).with_context(|| format!("create {}", arguments.out.display()))?;
+    if arguments.recovery {
+        return recovery::measure(&arguments.weir, &arguments.out, &arguments.only, arguments.runs);
+    }
     let bench = measure::Bench { weir: arguments.weir.clone(), out: arguments.out.clone() };
     let peer = arguments.peer.as_deref().map(report::read_peer).transpose()?.unwrap_or_default();
     let mut results = Vec::new();
@@ -46,7 +53,7 @@ fn main() -> anyhow::Result<()> {
         }
         eprintln!("==> {}: {}", scenario.name, scenario.what);
         let input = prepare::input(&scenario, &bench)?;
-        results.push(bench.measure(&scenario, input.as_deref(), arguments.runs)?);
+        results.push(bench.measure(&scenario, input.as_deref(), arguments.runs.unwrap_or(3))?);
     }
     report::print(&results, &peer)?;
     report::write(&results, &arguments.out.join("results.json"))

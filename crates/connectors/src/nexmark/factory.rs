@@ -15,6 +15,8 @@ use super::tables::Table;
 const RATE_DEFAULT: u64 = 100_000;
 /// Most events of a stream: their times stay far inside the sane range of event time.
 const EVENTS_MAX: i64 = 1_000_000_000_000;
+/// The year 9999.
+const LIVE_SINCE_MAX_MS: i64 = 253_402_300_799_999;
 /// Longest event time of a stream: a hundred years.
 const SPAN_SECONDS_MAX: u64 = 36_525 * 86_400;
 
@@ -28,6 +30,9 @@ pub(super) struct NexmarkSettings {
     pub(super) rate: u64,
     /// Events per second of wall time; not paced when absent.
     pub(super) pace: Option<f64>,
+    /// When the stream began, on the wall clock; a paced stream begins with its reader when absent. **Units**:
+    /// microseconds since 1970-01-01 UTC.
+    pub(super) live_since_us: Option<i64>,
 }
 
 impl NexmarkSettings {
@@ -43,6 +48,10 @@ impl NexmarkSettings {
         let events = settings.integer("events", 0..=EVENTS_MAX).map(|events| events as u64);
         let rate = settings.integer("rate", 1..=1_000_000_000).map_or(RATE_DEFAULT, |rate| rate as u64);
         let pace = settings.number("pace", 0.0..=1e12).filter(|pace| *pace > 0.0);
+        let live_since_ms = settings.integer("live_since_ms", 0..=LIVE_SINCE_MAX_MS).filter(|since| *since > 0);
+        if live_since_ms.is_some() && pace.is_none() {
+            settings.problem("live_since_ms", "is only for a stream with a pace: give pace too, or leave it out");
+        }
         let events = events?;
         if !events.is_multiple_of(BLOCK_EVENTS) {
             let lower = events - events % BLOCK_EVENTS;
@@ -55,7 +64,8 @@ impl NexmarkSettings {
             settings.problem("rate", "spreads the events over more than 100 years of event time; take a higher rate");
             return None;
         }
-        Some(NexmarkSettings { table: table?, blocks: events / BLOCK_EVENTS, rate, pace })
+        let live_since_us = live_since_ms.map(|since| since * 1000);
+        Some(NexmarkSettings { table: table?, blocks: events / BLOCK_EVENTS, rate, pace, live_since_us })
     }
 
     /// Reads settings that were accepted before.
@@ -70,7 +80,7 @@ impl NexmarkSettings {
 ///
 /// Settings: `table` (`person`, `auction` or `bid`), `events` (of all tables together, a multiple of 50), `rate` (events
 /// per second of event time, default 100000), `pace` (events of all tables per second of wall time; 0 or absent: as fast
-/// as possible).
+/// as possible), `live_since_ms` (when a paced stream began; 0 or absent: with its reader).
 ///
 /// **Shapes**: one split per subtask; split i of P holds the blocks of 50 events i, i + P, ... All columns are not null.
 #[derive(Clone, Copy, Debug, Default)]
@@ -160,7 +170,7 @@ mod tests {
         expect_test::expect![[r#"
             operator 'bids', table: 'bids' is not one of person, auction, bid; did you mean 'bid'?
             operator 'bids', events: must be a multiple of 50, as the stream comes in blocks of 50: take 100 or 150
-            operator 'bids', speed: unknown field; known here: events, pace, rate, table
+            operator 'bids', speed: unknown field; known here: events, live_since_ms, pace, rate, table
         "#]]
         .assert_eq(&problems(&[("table", "bids".into()), ("events", 120.into()), ("speed", 1.into())]));
         expect_test::expect![[r#"

@@ -28,6 +28,8 @@ pub(super) struct NexmarkReader {
     /// Blocks are due by their place in the whole stream, so no reader needs a share of the pace.
     pacer: Pacer,
     events_per_second: f64,
+    /// When a live stream began on the wall clock, until the first row is wanted.
+    live_since_us: Option<i64>,
     clock: Arc<dyn Clock>,
     /// Pieces of a block that did not fit into one batch (only with tiny batches).
     pending: VecDeque<Batch>,
@@ -84,6 +86,7 @@ impl NexmarkReader {
             batch_rows: context.batch_rows.max(1),
             pacer: Pacer::new(None, settings.pace.map(|_| 1.0), context.flush_interval).anchored_at(anchor_us),
             events_per_second,
+            live_since_us: settings.live_since_us,
             clock: context.clock,
             pending: VecDeque::new(),
         })
@@ -124,6 +127,11 @@ impl SourceReader for NexmarkReader {
         // The split that is furthest behind goes first, so that none holds the watermark back.
         let open = self.splits.iter_mut().filter(|split| !split.is_finished);
         let Some(split) = open.min_by_key(|split| split.next) else { return Ok(SourceEvent::EndOfInput) };
+        if let Some(since_us) = self.live_since_us.take() {
+            // What a live stream has brought by now is due, whenever it is asked for.
+            let brought_us = self.clock.wall_unix_us().saturating_sub(since_us);
+            self.pacer = self.pacer.clone().anchored_at(brought_us);
+        }
         let left = (end - split.next).div_ceil(split.stride);
         let count = left.min(self.blocks_per_batch as u64) as usize;
         let run = Blocks { first: split.next, stride: split.stride, count };

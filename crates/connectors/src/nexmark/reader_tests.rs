@@ -117,6 +117,30 @@ async fn paced_rows_come_when_they_are_due() {
     assert_eq!(rows, expected);
 }
 
+#[tokio::test]
+async fn live_stream_has_brought_what_came_before_it_was_read() {
+    let clock = FakeClock::default();
+    let mut settings = settings("bid", 1_000, 12_500);
+    // It began 39 ms ago: blocks 0 to 9 are there, the next one comes in 1 ms.
+    settings.insert("live_since_ms".to_owned(), Value::Integer(clock.wall_unix_us() / 1000 - 39));
+    let mut splits = splits(&settings, 1).await;
+    // A restored reader stands behind the second block.
+    splits[0].position = Some(Value::Integer(92));
+    let mut reader = NexmarkSource.reader(context(settings, splits, 92, &clock)).await.expect("settings are right");
+    // Between building and reading, time passes: it counts for the stream.
+    clock.advance(Duration::from_millis(1));
+    let mut rows = Vec::new();
+    for millisecond in 0..40 {
+        while let Ok(Ok(SourceEvent::Batch(batch))) = polled(reader.next()) {
+            rows.push((millisecond, batch.num_rows()));
+        }
+        clock.advance(Duration::from_millis(1));
+    }
+    let at_once: usize = rows.iter().filter(|(at, _)| *at == 0).map(|(_, rows)| rows).sum();
+    assert_eq!(at_once, 46 * 8, "blocks 2 to 9 at once: {rows:?}");
+    assert_eq!(rows.iter().map(|(_, rows)| rows).sum::<usize>(), 46 * 18);
+}
+
 /// Polls once and drops the future: cancel safety is part of what is tested.
 fn polled<F: Future>(future: F) -> Result<F::Output, ()> {
     let mut future = std::pin::pin!(future);
