@@ -104,6 +104,37 @@ impl Entries {
         }
     }
 
+    fn find<B: ?Sized, S: Store<B>>(
+        &self,
+        store: &S,
+        batch: &B,
+        nulls: Option<&NullBuffer>,
+        hashes: &[u64],
+        ids: &mut Vec<u32>,
+    ) {
+        ids.reserve(hashes.len());
+        let nulls = nulls.filter(|nulls| nulls.null_count() > 0);
+        for (chunk, hashes) in hashes.chunks(CHUNK).enumerate() {
+            let first = chunk * CHUNK;
+            let mut guesses = [0u64; CHUNK];
+            if self.index.is_large() {
+                for (guess, hash) in guesses.iter_mut().zip(hashes) {
+                    *guess = self.index.guess(*hash);
+                }
+            }
+            for (offset, (hash, guess)) in hashes.iter().zip(guesses).enumerate() {
+                let row = first + offset;
+                if nulls.is_some_and(|nulls| nulls.is_null(row)) {
+                    ids.push(self.null_id.unwrap_or(NO_ID));
+                    continue;
+                }
+                let guessed = SlotIndex::guessed_id(guess, *hash).filter(|id| store.is_equal(*id, batch, row));
+                let found = guessed.or_else(|| self.index.find(*hash, |id| store.is_equal(id, batch, row)));
+                ids.push(found.unwrap_or(NO_ID));
+            }
+        }
+    }
+
     #[inline]
     fn intern_row<B: ?Sized, S: Store<B>>(
         &mut self,
@@ -239,6 +270,32 @@ impl KeyTable {
             }
         }
         Ok(())
+    }
+
+    /// Whether [`KeyTable::find`] works for these keys: those of several columns must be encoded first.
+    pub fn can_find(&self) -> bool {
+        !matches!(self.keys, Keys::Encoded(..))
+    }
+
+    /// Puts the id of every row's key into `ids` (cleared first), [`NO_ID`] for keys that are not held. Others may do the
+    /// same at once.
+    ///
+    /// **Shapes**: one hash and one id per row; a table that [`KeyTable::can_find`].
+    pub fn find(&self, columns: &[ArrayRef], hashes: &[u64], ids: &mut Vec<u32>) {
+        ids.clear();
+        assert!(columns.iter().all(|column| column.len() == hashes.len()), "one hash per row");
+        let entries = &self.entries;
+        match &self.keys {
+            Keys::Unit => ids.resize(hashes.len(), if entries.id_bound > 0 { 0 } else { NO_ID }),
+            Keys::Words(words) => {
+                let batch = Words::read(columns[0].as_ref());
+                entries.find(words, &batch[..], columns[0].nulls(), hashes, ids);
+            }
+            Keys::Bytes(bytes, _) => {
+                with_byte_rows!(&columns[0], rows => entries.find(bytes, rows, columns[0].nulls(), hashes, ids));
+            }
+            Keys::Encoded(..) => panic!("keys of several columns are not found without encoding them"),
+        }
     }
 
     /// Finds or adds the keys `from_ids` of another table of the same types, without hashing them again.

@@ -1,7 +1,10 @@
 //! Keys with their accumulators: the content of one slice, or of one window that is being emitted.
 
+use std::ops::Range;
+
 use arrow_array::ArrayRef;
 use arrow_schema::DataType;
+use weir_core::AggregateFunction;
 use weir_operator_api::{OperatorError, Result};
 use weir_state::KeyTable;
 
@@ -20,6 +23,12 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
+    /// Whether it makes no difference in which order parts of a group are put together.
+    pub(crate) fn is_order_free(&self) -> bool {
+        use AggregateFunction::{Avg, Count, Max, Min, Sum};
+        self.calls.iter().all(|call| matches!(call.function, Count | Sum | Avg | Min | Max))
+    }
+
     pub(crate) fn accumulators(&self) -> Result<Accumulators> {
         let list = self.calls.iter().map(Call::accumulator).collect::<Result<_>>()?;
         Ok(Accumulators { list, widths: self.calls.iter().map(|call| call.partial_fields().len()).collect() })
@@ -96,6 +105,10 @@ impl Accumulators {
         self.list.iter().map(|accumulator| accumulator.evaluate(ids)).collect()
     }
 
+    fn reset_range(&mut self, ids: Range<u32>) {
+        self.list.iter_mut().for_each(|accumulator| accumulator.reset_range(ids.clone()));
+    }
+
     pub(crate) fn size_bytes(&self) -> usize {
         self.list.iter().map(|accumulator| accumulator.size_bytes()).sum()
     }
@@ -118,7 +131,7 @@ struct Piece {
 }
 
 /// Ids of one piece: `1 << PIECE_BITS`.
-const PIECE_BITS: u32 = if cfg!(test) { 1 } else { 17 };
+pub(super) const PIECE_BITS: u32 = if cfg!(test) { 1 } else { 17 };
 
 impl Groups {
     /// Adds rows; `ids` becomes the group of each.
@@ -165,16 +178,36 @@ impl Groups {
     }
 
     /// Adds some of other groups of the same shape.
-    pub(crate) fn merge_some(&mut self, other: &Groups, some: std::ops::Range<u32>) -> Result<()> {
+    pub(crate) fn merge_some(&mut self, other: &Groups, some: Range<u32>) -> Result<()> {
+        self.merge_beside(&other.keys, &other.accumulators, some)
+    }
+
+    /// Adds some groups of which the accumulators do not lie beside their keys.
+    pub(crate) fn merge_beside(&mut self, keys: &KeyTable, from_them: &Accumulators, some: Range<u32>) -> Result<()> {
         let (mut from, mut ids) = (Vec::with_capacity(MERGE_ROWS), Vec::with_capacity(MERGE_ROWS));
         for start in some.clone().step_by(MERGE_ROWS) {
             from.clear();
             from.extend(start..some.end.min(start + MERGE_ROWS as u32));
-            self.keys.intern_table(&other.keys, &from, &mut ids);
+            self.keys.intern_table(keys, &from, &mut ids);
             self.accumulators.resize(self.keys.id_bound());
             self.mark(&ids);
-            self.accumulators.merge(&ids, &other.accumulators, &from)?;
+            self.accumulators.merge(&ids, from_them, &from)?;
         }
+        Ok(())
+    }
+
+    /// Moves what was accumulated for some ids of this table elsewhere to where it belongs.
+    pub(crate) fn fold(&mut self, other: &mut Accumulators, some: Range<u32>) -> Result<()> {
+        let mut ids = Vec::with_capacity(MERGE_ROWS);
+        for start in some.clone().step_by(MERGE_ROWS) {
+            let part = start..some.end.min(start + MERGE_ROWS as u32);
+            ids.clear();
+            ids.extend(part.clone());
+            self.accumulators.merge(&ids, other, &ids)?;
+            other.reset_range(part);
+        }
+        let pieces = (some.start >> PIECE_BITS) as usize..(some.end.div_ceil(1 << PIECE_BITS)) as usize;
+        self.pieces[pieces].iter_mut().for_each(|piece| piece.has_changed = true);
         Ok(())
     }
 

@@ -24,6 +24,7 @@ mod run;
 mod runs;
 mod session;
 mod session_store;
+mod shadow;
 mod slice;
 mod sliced;
 mod slicing;

@@ -3,18 +3,25 @@
 //! ```text
 //! open      takes rows
 //! sealed    layers that a barrier closed, oldest first; whoever writes the checkpoint reads them meanwhile
+//! shadow    what rows add meanwhile to groups of the only sealed layer, by its ids
 //! runs      what left memory, oldest first
 //! ```
 //! A barrier closes the open layer and begins a new one, which costs nothing; when nobody else holds the layers any
 //! more, they are merged again, some groups with every batch, until one is left. All parts hold partials, so the groups
 //! of a slice are the merge of its parts, in their order.
+//!
+//! Where order makes no difference, a shadow spares the keys: rows of known keys are accumulated beside their layer, and
+//! folded back when it is free; only new keys go to the open layer. What would meet a shadow otherwise (another barrier, a
+//! window that fires, a spill) settles it first.
 
 use std::sync::Arc;
 
 use weir_operator_api::{OperatorError, Result};
 
-use super::groups::{Groups, Shape};
+use super::groups::{Accumulators, Groups, Shape};
+use super::rows::Rows;
 use super::run::Run;
+use super::shadow::Shadow;
 
 /// A layer with fewer groups is merged at once.
 const SMALL: usize = if cfg!(test) { 1 } else { 4096 };
@@ -28,11 +35,29 @@ pub(super) struct Slice {
     /// So many groups of the second sealed layer are merged into the first.
     absorbed: u32,
     runs: Vec<Arc<Run>>,
+    /// Of the only sealed layer; of the open one, when that layer is free again and has become it.
+    shadow: Option<Shadow>,
+    /// New keys that came under a shadow, and how many of them are merged into the open layer.
+    late: Option<(Groups, u32)>,
+    /// Accumulators for the next shadow, all empty.
+    spare: Option<Accumulators>,
 }
 
 impl Slice {
     pub(super) fn new(open: Groups) -> Self {
-        Slice { open, sealed: Vec::new(), absorbed: 0, runs: Vec::new() }
+        let (sealed, runs) = (Vec::new(), Vec::new());
+        Slice { open, sealed, absorbed: 0, runs, shadow: None, late: None, spare: None }
+    }
+
+    /// Adds rows; `ids` becomes their groups in the open layer, unless a barrier has closed layers of this slice.
+    pub(super) fn add(&mut self, rows: &Rows, ids: &mut Vec<u32>) -> Result<()> {
+        let (Some(shadow), Some(base)) = (&mut self.shadow, self.sealed.first()) else {
+            return self.open.add(rows, ids);
+        };
+        match shadow.add(base, rows, ids)? {
+            Some(new) => self.open.add(&new, ids),
+            None => Ok(()),
+        }
     }
 
     /// Where rows go.
@@ -42,7 +67,7 @@ impl Slice {
 
     /// The only part, if there is only one and it is in memory.
     pub(super) fn only(&self) -> Option<&Groups> {
-        (self.sealed.is_empty() && self.runs.is_empty()).then_some(&self.open)
+        (self.sealed.is_empty() && self.runs.is_empty() && self.shadow.is_none()).then_some(&self.open)
     }
 
     /// Runs on disk, oldest first.
@@ -52,7 +77,8 @@ impl Slice {
 
     /// Groups in memory; keys in several layers count several times.
     pub(super) fn len(&self) -> usize {
-        self.open.len() + self.sealed.iter().map(|layer| layer.len()).sum::<usize>()
+        let late = self.late.as_ref().map_or(0, |(late, _)| late.len());
+        self.open.len() + late + self.sealed.iter().map(|layer| layer.len()).sum::<usize>()
     }
 
     /// The layers in memory with the first id that counts, oldest first: the groups of the second layer that have been
@@ -66,11 +92,18 @@ impl Slice {
     /// Closes the open layer. Gives all layers with the first id that counts; nobody changes them while they are held.
     /// Their pieces are numbered.
     pub(super) fn seal(&mut self, shape: &Shape, next_number: &mut u64) -> Result<Vec<(Arc<Groups>, u32)>> {
+        self.settle(shape)?;
         // A layer that is held by others has not changed since it was numbered.
         self.sealed.iter_mut().filter_map(Arc::get_mut).for_each(|layer| layer.number_pieces(next_number));
         self.open.number_pieces(next_number);
         if self.open.len() > 0 {
             self.sealed.push(Arc::new(std::mem::replace(&mut self.open, shape.groups()?)));
+        }
+        if let [only] = &self.sealed[..]
+            && shape.is_order_free()
+            && only.keys.can_find()
+        {
+            self.shadow = Some(Shadow::new(only, self.spare.take(), shape)?);
         }
         let first = |index: usize| if index == 1 { self.absorbed } else { 0 };
         Ok(self.sealed.iter().enumerate().map(|(index, layer)| (layer.clone(), first(index))).collect())
@@ -78,6 +111,9 @@ impl Slice {
 
     /// Merges some groups of the layers, if nobody else holds them.
     pub(super) fn absorb(&mut self, shape: &Shape) -> Result<()> {
+        if self.shadow.is_some() {
+            return self.fold().map(|_| ());
+        }
         let Some((base, rest)) = self.sealed.split_first_mut() else { return Ok(()) };
         let Some(base) = Arc::get_mut(base) else { return Ok(()) };
         match rest.first() {
@@ -101,13 +137,60 @@ impl Slice {
         Ok(())
     }
 
+    /// Folds some groups of the shadow back, if nobody else holds its layer; whether it could.
+    fn fold(&mut self) -> Result<bool> {
+        if let Some(base) = self.sealed.pop() {
+            match Arc::try_unwrap(base) {
+                Ok(base) => {
+                    let late = std::mem::replace(&mut self.open, base);
+                    self.late = (late.len() > 0).then_some((late, 0));
+                }
+                Err(base) => {
+                    self.sealed.push(base);
+                    return Ok(false);
+                }
+            }
+        }
+        if let Some((late, merged)) = &mut self.late {
+            let end = (*merged + STEP).min(late.keys.id_bound() as u32);
+            self.open.merge_some(late, *merged..end)?;
+            *merged = end;
+            if end == late.keys.id_bound() as u32 {
+                self.late = None;
+            }
+            return Ok(true);
+        }
+        if let Some(shadow) = &mut self.shadow
+            && shadow.fold(&mut self.open)?
+        {
+            self.spare = self.shadow.take().map(Shadow::into_spare);
+        }
+        Ok(true)
+    }
+
+    /// Makes layers of what a shadow holds.
+    pub(super) fn settle(&mut self, shape: &Shape) -> Result<()> {
+        while let Some(shadow) = &self.shadow {
+            if self.sealed.first().is_some_and(|base| Arc::strong_count(base) > 1) {
+                let groups = shadow.to_groups(&self.sealed[0], shape)?;
+                self.sealed.push(Arc::new(groups));
+                self.shadow = None;
+                return Ok(());
+            }
+            self.fold()?;
+        }
+        Ok(())
+    }
+
     /// Adds all groups in memory to others.
-    pub(super) fn merge_into(&self, into: &mut Groups) -> Result<()> {
+    pub(super) fn merge_into(&mut self, shape: &Shape, into: &mut Groups) -> Result<()> {
+        self.settle(shape)?;
         self.layers().try_for_each(|(layer, first)| into.merge_some(layer, first..layer.keys.id_bound() as u32))
     }
 
     /// All groups in memory as one, without copying where that can be.
     pub(super) fn into_groups(mut self, shape: &Shape) -> Result<Groups> {
+        self.settle(shape)?;
         if self.sealed.is_empty() {
             return Ok(self.open);
         }
@@ -116,7 +199,7 @@ impl Slice {
             Some(base) => std::mem::replace(base, shape.groups()?),
             None => shape.groups()?,
         };
-        self.merge_into(&mut base)?;
+        self.merge_into(shape, &mut base)?;
         Ok(base)
     }
 
@@ -125,6 +208,8 @@ impl Slice {
         if self.len() == 0 {
             return Ok(());
         }
+        self.settle(shape)?;
+        self.spare = None;
         let layers: Vec<(&Groups, u32)> = self.layers().collect();
         self.runs.push(Arc::new(write(&layers)?));
         (self.open, self.sealed, self.absorbed) = (shape.groups()?, Vec::new(), 0);
@@ -133,6 +218,10 @@ impl Slice {
 
     /// Bytes in memory.
     pub(super) fn size_bytes(&self) -> usize {
-        self.open.size_bytes() + self.sealed.iter().map(|layer| layer.size_bytes()).sum::<usize>()
+        let shadow = self.shadow.as_ref().map_or(0, Shadow::size_bytes);
+        let spare = self.spare.as_ref().map_or(0, Accumulators::size_bytes);
+        let late = self.late.as_ref().map_or(0, |(late, _)| late.size_bytes());
+        let sealed = self.sealed.iter().map(|layer| layer.size_bytes()).sum::<usize>();
+        self.open.size_bytes() + sealed + shadow + spare + late
     }
 }

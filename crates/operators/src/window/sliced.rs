@@ -167,13 +167,12 @@ impl Sliced {
         }
         let slice = self.slices.get_mut(&place).expect("the slice was just put in");
         slice.absorb(&self.shape)?;
-        let groups = slice.open();
-        if groups.keys.is_empty() || place != slice_start {
+        let known = slice.open().keys.id_bound();
+        if known == 0 || place != slice_start {
             let open = self.options.window.windows_of_slice(slice_start).into_iter();
             self.pending.extend(open.filter(|window| window.1 - 1 > self.watermark).map(|(start, end)| (end, start)));
         }
-        let known = groups.keys.id_bound();
-        groups.add(rows, &mut self.ids)?;
+        slice.add(rows, &mut self.ids)?;
         if self.options.allowed_lateness > 0 && first_end(self.options.window, slice_start) - 1 <= self.watermark {
             let touched = touched.entry(slice_start).or_insert(Touched { known, ids: Vec::new() });
             touched.ids.extend_from_slice(&self.ids);
@@ -212,6 +211,9 @@ impl Sliced {
         let mut places: Vec<i64> = self.slices.range(start..end).map(|slice| *slice.0).collect();
         let window = self.options.window;
         let is_kept = |place: i64| window.last_end_of_slice(place) != end;
+        for place in &places {
+            self.slices.get_mut(place).expect("the slice was just listed").settle(&self.shape)?;
+        }
         if places.iter().any(|place| !self.slices[place].runs().is_empty()) {
             return self.gather_from_disk(&places);
         }
@@ -269,7 +271,7 @@ impl Sliced {
     fn merge_into(&mut self, mut base: Groups, places: &[i64]) -> Result<Groups> {
         for place in places {
             let slice = self.slices.get_mut(place).expect("the slice was just listed");
-            slice.merge_into(&mut base)?;
+            slice.merge_into(&self.shape, &mut base)?;
         }
         Ok(base)
     }
@@ -405,7 +407,7 @@ impl Operator for Sliced {
             let groups = match slice.only() {
                 Some(groups) => groups,
                 None => {
-                    slice.merge_into(&mut copied)?;
+                    slice.merge_into(&self.shape, &mut copied)?;
                     &copied
                 }
             };

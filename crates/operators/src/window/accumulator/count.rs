@@ -1,6 +1,7 @@
 //! `count`: rows, or values that are not null.
 
 use std::any::Any;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -8,7 +9,7 @@ use arrow_array::types::Int64Type;
 use arrow_array::{ArrayRef, Int64Array};
 use weir_operator_api::Result;
 
-use super::{Accumulator, Input, for_each_valid, same_kind};
+use super::{Accumulator, Input, for_each_valid, resize, same_kind};
 
 #[derive(Default)]
 pub(super) struct Count {
@@ -17,7 +18,7 @@ pub(super) struct Count {
 
 impl Accumulator for Count {
     fn resize(&mut self, groups: usize) {
-        self.counts.resize(groups, 0);
+        resize(&mut self.counts, groups);
     }
 
     fn update(&mut self, ids: &[u32], input: &Input, _times: &[i64]) -> Result<()> {
@@ -56,6 +57,10 @@ impl Accumulator for Count {
 
     fn reset(&mut self, id: u32) {
         self.counts[id as usize] = 0;
+    }
+
+    fn reset_range(&mut self, ids: Range<u32>) {
+        self.counts[ids.start as usize..ids.end as usize].fill(0);
     }
 
     fn clear(&mut self) {

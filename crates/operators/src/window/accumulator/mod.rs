@@ -5,6 +5,7 @@
 //! partials of a local phase or a checkpoint, in the layout of [`Call::partial_fields`].
 
 use std::any::Any;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::{Array, ArrayRef, BooleanArray, UInt32Array};
@@ -99,6 +100,11 @@ pub trait Accumulator: Send + Sync {
     /// Empties one group.
     fn reset(&mut self, id: u32);
 
+    /// Empties some groups in a row.
+    fn reset_range(&mut self, ids: Range<u32>) {
+        ids.for_each(|id| self.reset(id));
+    }
+
     /// Forgets all groups and keeps the memory.
     fn clear(&mut self);
 
@@ -156,6 +162,15 @@ impl Call {
         made.ok_or_else(|| {
             OperatorError::internal(format!("aggregate '{}': {} does not take {argument}", self.name, self.function))
         })
+    }
+}
+
+/// Makes room for groups; memory that is new comes from the system as zeros, and is not touched before it is used.
+fn resize<T: Clone + Default>(values: &mut Vec<T>, groups: usize) {
+    if values.capacity() == 0 {
+        *values = vec![T::default(); groups];
+    } else {
+        values.resize(groups, T::default());
     }
 }
 
