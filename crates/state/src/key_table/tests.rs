@@ -113,6 +113,13 @@ proptest! {
         let all: Vec<u32> = (0..right.id_bound() as u32).collect();
         let mut found = Vec::new();
         left.find_table(&right, &all, &mut found);
+        if left.can_find() {
+            let (columns, mut hashes, mut by_rows) = (columns(shape, &b), Vec::new(), Vec::new());
+            hash_columns(&columns, &mut hashes).expect("columns are keys");
+            left.find(&columns, &hashes, &mut by_rows);
+            let of_right: Vec<u32> = intern(&mut right, &columns).iter().map(|id| found[*id as usize]).collect();
+            prop_assert_eq!(by_rows, of_right);
+        }
         let known = left.id_bound() as u32;
         let mut ids = Vec::new();
         left.intern_table(&right, &all, &mut ids);
