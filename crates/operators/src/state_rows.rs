@@ -1,6 +1,6 @@
 //! The tables that operators put into checkpoints and take back. A table's layout is declared once and used both ways.
 //!
-//! Reading allows what keeps every meaning: whole numbers that became wider, columns that came to be nullable rows or new
+//! Reading allows what keeps every meaning: numbers that became wider, columns that came to be nullable rows or new
 //! aggregates (all null). Anything else is refused with the place and both types. Columns of the user's are named with a
 //! prefix (`key.`, `row.`, `agg.`), so that they never meet the engine's own.
 
@@ -12,6 +12,7 @@ use arrow_cast::cast;
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use weir_core::KeyGroup;
 use weir_core::key_hash::hash_columns;
+use weir_core::widening::is_widening;
 use weir_operator_api::{OperatorError, Result};
 use weir_state::state_table::KEY_GROUP_COLUMN;
 use weir_state::{StateScope, StateTable};
@@ -156,16 +157,6 @@ impl Layout {
             return Ok(cast(found, to)?);
         }
         Err(self.incompatible(format_args!("column '{}' is {from} there and {to} in the job", column.name)))
-    }
-}
-
-/// Whether every value of one type is the same value of the other, as a key too.
-fn is_widening(from: &DataType, to: &DataType) -> bool {
-    use DataType::*;
-    match (from, to) {
-        (Int8, Int16 | Int32 | Int64) | (Int16, Int32 | Int64) | (Int32, Int64) => true,
-        (List(from), List(to)) => is_widening(from.data_type(), to.data_type()),
-        _ => false,
     }
 }
 
