@@ -35,8 +35,7 @@ pub fn state_changes(old: &JobPlan, new: &JobPlan, catalog: &dyn Catalog) -> Vec
 /// The operators that may have state beyond their connector's. A local phase keeps no rows.
 fn keepers(plan: &JobPlan) -> BTreeMap<&OperatorUid, &PlannedOperator> {
     let operators = plan.vertices.iter().flat_map(|vertex| &vertex.operators);
-    let keepers =
-        operators.filter(|operator| operator.role == PlannedRole::Operator && operator.phase != Phase::Local);
+    let keepers = operators.filter(|operator| operator.role == PlannedRole::Operator && operator.phase != Phase::Local);
     keepers.map(|operator| (&operator.uid, operator)).collect()
 }
 
@@ -142,17 +141,15 @@ impl Changes<'_> {
     fn wider(&mut self, field: &str, what: &str, was: &DataType, is: &DataType) {
         if !fits(was, is) {
             let (was, is) = (data_type::name(was), data_type::name(is));
-            self.add(field, format!("{what} is {was} in state and {is} in the job, which is neither the same nor wider"));
+            self.add(
+                field,
+                format!("{what} is {was} in state and {is} in the job, which is neither the same nor wider"),
+            );
         }
     }
 
     /// What rows were ordered by; event time where nothing is named.
-    fn orders(
-        &mut self,
-        (was, is): (&[String], &[String]),
-        (old, new): (&Schema, &Schema),
-        catalog: &dyn Catalog,
-    ) {
+    fn orders(&mut self, (was, is): (&[String], &[String]), (old, new): (&Schema, &Schema), catalog: &dyn Catalog) {
         let read = |orders: &[String], schema: &Schema| -> Vec<(String, bool)> {
             let event_time = event_time_index(schema).filter(|_| orders.is_empty());
             let event_time = event_time.map(|column| (schema.field(column).name().clone(), false));
@@ -164,7 +161,8 @@ impl Changes<'_> {
         };
         let (was, is) = (read(was, old), read(is, new));
         let spell = |orders: &Vec<(String, bool)>| {
-            let item = |(column, descends): &(String, bool)| format!("{column}{}", if *descends { " DESC" } else { "" });
+            let item =
+                |(column, descends): &(String, bool)| format!("{column}{}", if *descends { " DESC" } else { "" });
             list(&orders.iter().map(item).collect::<Vec<_>>())
         };
         self.same("order_by", &was, &is, spell);
@@ -205,7 +203,9 @@ impl Changes<'_> {
                 }
                 Some((is, _)) if plain(&was) != plain(is) => self.add(
                     "aggregates",
-                    format!("the aggregate '{name}' was '{was}' and is '{is}'; give the new one another name beside it"),
+                    format!(
+                        "the aggregate '{name}' was '{was}' and is '{is}'; give the new one another name beside it"
+                    ),
                 ),
                 Some((_, now)) => self.aggregate(&before, now),
             }
