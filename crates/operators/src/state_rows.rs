@@ -68,6 +68,8 @@ pub(crate) struct Layout {
     name: &'static str,
     scope: StateScope,
     columns: Vec<Column>,
+    /// Columns that a table may have and that are passed over.
+    spare: Vec<&'static str>,
     /// With the column of key groups in front, for keyed tables.
     schema: SchemaRef,
 }
@@ -87,7 +89,13 @@ impl Layout {
         let key_group = (scope == StateScope::Keyed).then(|| Field::new(KEY_GROUP_COLUMN, DataType::UInt32, false));
         let fields = columns.iter().map(|column| Field::new(&column.name, column.data_type.clone(), true));
         let schema = Arc::new(Schema::new(key_group.into_iter().chain(fields).collect::<Vec<_>>()));
-        Layout { name, scope, columns, schema }
+        Layout { name, scope, columns, spare: Vec::new(), schema }
+    }
+
+    /// The same table, of which a column that it has in other jobs is passed over.
+    pub(crate) fn passing_over(mut self, column: &'static str) -> Self {
+        self.spare.push(column);
+        self
     }
 
     /// One batch of a keyed table.
@@ -130,8 +138,10 @@ impl Layout {
     /// Brings a batch into this layout, without the key groups.
     pub(crate) fn read(&self, batch: &RecordBatch) -> Result<StateRows> {
         let found = batch.schema_ref();
+        let is_spare = |name: &str| self.spare.contains(&name);
         let is_known = |name: &str| name == KEY_GROUP_COLUMN || self.columns.iter().any(|column| column.name == name);
-        if let Some(extra) = found.fields().iter().find(|field| !is_known(field.name())) {
+        let mut names = found.fields().iter();
+        if let Some(extra) = names.find(|field| !is_known(field.name()) && !is_spare(field.name())) {
             let (name, data_type) = (extra.name(), extra.data_type());
             return Err(self.incompatible(format_args!(
                 "it holds the column '{name}' ({data_type}), which the operator no longer has"
@@ -145,7 +155,9 @@ impl Layout {
                 column.name, column.data_type
             ))),
         };
-        Ok(StateRows { columns: self.columns.iter().map(read).collect::<Result<_>>()?, row_count: batch.num_rows() })
+        let columns = self.columns.iter().map(read).collect::<Result<_>>()?;
+        let had_spare = found.fields().iter().any(|field| is_spare(field.name()));
+        Ok(StateRows { columns, row_count: batch.num_rows(), had_spare })
     }
 
     fn convert(&self, column: &Column, found: &ArrayRef) -> Result<ArrayRef> {
@@ -164,6 +176,8 @@ impl Layout {
 pub(crate) struct StateRows {
     pub(crate) columns: Vec<ArrayRef>,
     pub(crate) row_count: usize,
+    /// Whether they had a column that was passed over.
+    pub(crate) had_spare: bool,
 }
 
 /// A keyed table of whole rows of an input, behind some columns of the operator's own.
@@ -189,6 +203,12 @@ impl RowTable {
         let columns = own.into_iter().chain(Column::rows(schema)).collect();
         let layout = Layout::keyed(name, columns);
         RowTable { layout, schema: schema.clone(), own_columns, key_columns, key_group_count }
+    }
+
+    /// The same table, of which a column that it has in other jobs is passed over.
+    pub(crate) fn passing_over(mut self, column: &'static str) -> Self {
+        self.layout = self.layout.passing_over(column);
+        self
     }
 
     /// One batch: the operator's own columns, and the columns of the rows.
