@@ -178,6 +178,16 @@ fn keys_that_are_heard_of_no_more_cost_no_memory() {
     }
     let most = |sizes: &[usize]| sizes.iter().max().copied().unwrap_or(0);
     assert!(most(&sizes[100..]) <= most(&sizes[..100]) * 5 / 4, "{sizes:?}");
+    // Nor do late rows of keys that are not known.
+    let held = runner.operator().state_bytes();
+    for round in 0..100 {
+        let text: Vec<String> = (0..300).map(|row| format!("late-{round}-{row} 1 0us")).collect();
+        runner.batch(0, Batch::new(read_rows(&schema(INPUT), &text.join("\n")), 0));
+        assert_eq!(runner.recorder.rows(OutputTag::Late).len(), 300);
+        runner.recorder.take();
+    }
+    let bytes = runner.operator().state_bytes();
+    assert!(bytes < held + 300_000, "{held} bytes, then {bytes}");
     // A burst leaves nothing behind either.
     let burst: Vec<String> = (0..20_000).map(|row| format!("burst-{row} 1 {}us", 300_000 + row % 7)).collect();
     runner.batch(0, Batch::new(read_rows(&schema(INPUT), &burst.join("\n")), 0));
