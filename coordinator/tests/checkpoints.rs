@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use support::*;
-use weir_checkpoint::{Manifest, TaskState as KeptState};
+use weir_checkpoint::{Manifest, OperatorTaskState, SubtaskState, TaskState as KeptState};
+use weir_core::{SubtaskIndex, Value};
 use weir_proto::v1::coordinator_message::Message as Order;
 use weir_proto::v1::worker_message::Message as Report;
 use weir_proto::v1::{self, CheckpointStatus, JobState, TaskState};
@@ -557,6 +558,72 @@ async fn savepoint_is_the_users_and_a_new_job_goes_on_from_it() {
     let nowhere = v1::SubmitJobRequest { restore_path: "/nowhere".to_owned(), ..request };
     let problems = served.client.submit_job(nowhere).await.expect("an answer").into_inner().problems;
     assert!(problems[0].reason.contains("[checkpoint-not-found]"), "{}", problems[0].reason);
+    served.kill();
+}
+
+/// `in` -> `times` -> `firsts` (first_by_key) -> `out`: the smallest job with state of rows.
+fn keyed_job(key: &str) -> v1::JobGraph {
+    let settings = |fields: &[(&str, &str)]| {
+        let fields = fields.iter().map(|(name, text)| ((*name).to_owned(), Value::from(*text))).collect();
+        Some(weir_proto::convert::map_to_struct(&fields))
+    };
+    let operator = |uid: &str, kind: &str, input: &str, fields: &[(&str, &str)]| v1::Operator {
+        uid: uid.to_owned(),
+        kind: kind.to_owned(),
+        inputs: vec![input.to_owned()],
+        settings: settings(fields),
+        ..v1::Operator::default()
+    };
+    let mut job = job(1, 2);
+    let time = [("column", "t"), ("time", "from_epoch_millis(n)")];
+    job.operators.insert(1, operator("times", "watermark", "in", &time));
+    job.operators.insert(2, operator("firsts", "first_by_key", "times", &[("key", key)]));
+    job.operators[3].inputs = vec!["firsts".to_owned()];
+    job
+}
+
+#[tokio::test]
+async fn state_that_a_changed_job_cannot_take_over_is_refused_at_submission() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut served = Served::start_mortal(dir.path()).await;
+    let mut worker = FakeWorker::attach(&served, "a", 2).await;
+    let id = served.submit(keyed_job("n")).await;
+    let deploy = worker.run_alone().await;
+    served.until_state(&id, JobState::Running, nothing).await;
+    let mut client = served.client.clone();
+    let request = v1::TakeCheckpointRequest {
+        job_id: id.clone(),
+        savepoint: true,
+        directory: dir.path().join("savepoints").display().to_string(),
+    };
+    let taking = tokio::spawn(async move { client.take_checkpoint(request).await });
+    let trigger = worker.trigger().await;
+    for task in &deploy.tasks {
+        let mut state = kept(&deploy, task, trigger.checkpoint_id, &[]);
+        for uid in ["times", "firsts"] {
+            let (uid, subtask) = (uid.into(), SubtaskIndex(task.subtask_index));
+            state.operators.push(OperatorTaskState { uid, state: SubtaskState::new(subtask) });
+        }
+        let acknowledged = v1::CheckpointAcknowledged {
+            state: state.encode().expect("right").to_vec(),
+            ..acknowledgement(&deploy, task, trigger.checkpoint_id)
+        };
+        worker.send(Report::CheckpointAcknowledged(acknowledged)).await;
+    }
+    let path = taking.await.expect("no panic").expect("taken").into_inner().path;
+    let submit = |job: v1::JobGraph| v1::SubmitJobRequest {
+        job: Some(job),
+        restore_path: path.clone(),
+        allow_non_restored_state: false,
+    };
+    let refused = served.client.submit_job(submit(keyed_job("t"))).await.expect("an answer").into_inner();
+    let found: Vec<_> =
+        refused.problems.iter().map(|problem| (problem.operator.as_str(), problem.field.as_str())).collect();
+    assert_eq!(found, [("firsts", "key")]);
+    assert!(refused.problems[0].reason.contains("kept with [n], the job has [t]"), "{}", refused.problems[0].reason);
+    assert_eq!(served.list().await.len(), 1, "what is refused is no job");
+    let taken = served.client.submit_job(submit(keyed_job("n"))).await.expect("an answer").into_inner();
+    assert_eq!(taken.problems, []);
     served.kill();
 }
 

@@ -31,16 +31,21 @@ fn result(info: &str) -> String {
 
 /// Runs a query until a barrier has overtaken something, cancels it, and goes on from there at this parallelism.
 fn check(query: &str, parallelism: &str) {
-    let cluster = Cluster::start(2, 2);
     let job = format!("examples/nexmark/{query}.yaml");
+    check_changed(query, &job, &job, parallelism);
+}
+
+/// As [`check`]; what goes on is another job, which has the same result.
+fn check_changed(query: &str, job: &str, then: &str, parallelism: &str) {
+    let cluster = Cluster::start(2, 2);
     let mut definitions = vec![("events", "6000000"), ("rate", "1000")];
     definitions.extend(SETTINGS);
-    let straight = cluster.submit(&[&job, "-p", "3"], &definitions);
+    let straight = cluster.submit(&[job, "-p", "3"], &definitions);
     let expected = result(&cluster.wait_for(&straight, "State      FINISHED"));
     let started = Instant::now();
     let path = loop {
         assert!(started.elapsed() < PATIENCE, "{query}: no barrier overtakes");
-        let id = cluster.submit(&[&job, "-p", "3"], &definitions);
+        let id = cluster.submit(&[job, "-p", "3"], &definitions);
         let (info, found) = loop {
             let info = succeed(cluster.client(&["info", &id]));
             let found = overtaken(&info);
@@ -57,7 +62,7 @@ fn check(query: &str, parallelism: &str) {
             break path;
         }
     };
-    let id = cluster.submit(&[&job, "-p", parallelism, "-s", &path], &definitions);
+    let id = cluster.submit(&[then, "-p", parallelism, "-s", &path], &definitions);
     let info = cluster.wait_for(&id, "State      FINISHED");
     let operators = info.lines().filter(|line| line.contains(" window "));
     let tasks: Vec<Option<&str>> = operators.map(|line| line.split_whitespace().nth(3)).collect();
@@ -77,4 +82,17 @@ fn c2_job_goes_on_from_what_barriers_overtook_at_another_parallelism() {
     check("q5", "2");
     check("q11", "4");
     check("q5", "1");
+}
+
+/// What is in flight has the columns of the job as it was: it is settled before the job goes on with other columns.
+#[test]
+fn job_goes_on_from_what_barriers_overtook_with_one_more_aggregate() {
+    let job = weir_tests::root().join("examples/nexmark/q11.yaml");
+    let text = std::fs::read_to_string(&job).expect("the query");
+    let more = text.replace("[count(*) AS bid_count]", "[count(*) AS bid_count, max(price) AS highest]");
+    assert_ne!(text, more, "the query has its aggregate where it is looked for");
+    let directory = tempfile::tempdir().expect("a directory for the job");
+    let then = directory.path().join("q11.yaml");
+    std::fs::write(&then, more).expect("write the job");
+    check_changed("q11", &job.display().to_string(), &then.display().to_string(), "3");
 }

@@ -1,14 +1,18 @@
-//! Settling: a job that goes on from a checkpoint with elements in flight, with other tasks than it was taken with. What
-//! was in flight is processed by the tasks it was meant for: the job runs as it was, takes one checkpoint in which every
-//! barrier waits, and goes on from that one as it is to be. Part of the master.
+//! Settling: a job that goes on from a checkpoint with elements in flight, with other tasks than it was taken with, or with
+//! operators that may make of a row something else. What was in flight is processed by the tasks it was meant for: the job
+//! runs as it was, takes one checkpoint in which every barrier waits, and goes on from that one as it is to be. Part of the
+//! master.
 //!
 //! Nothing of this is kept: the graph in the metadata is the new one all the time. Whatever dies before the aligned
 //! checkpoint is committed, the next attempt finds the same checkpoint and begins again here.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message;
 use tokio::sync::oneshot;
 use weir_checkpoint::Manifest;
 use weir_core::{ErrorDomain, Problem};
+use weir_graph::plan::PlannedRole;
 use weir_proto::v1;
 
 use super::failure;
@@ -24,10 +28,14 @@ impl Master {
     /// [`Master::planned_as_it_was`].
     pub(super) fn settles(&mut self) -> bool {
         let Some(point) = &self.point else { return false };
-        if self.settling.is_some() || fits(&point.manifest, &self.job.plan) {
+        if self.settling.is_some() || !point.manifest.is_unaligned() {
             return false;
         }
         let graph = as_it_was(&point.manifest, &self.job);
+        let has_changed = graph.as_ref().is_ok_and(|graph| gives_other_rows(graph, &self.job));
+        if !has_changed && fits(&point.manifest, &self.job.plan) {
+            return false;
+        }
         let around = self.around.clone();
         self.later(async move {
             Signal::PlannedAsItWas(Box::new(match graph {
@@ -82,8 +90,21 @@ impl Master {
     }
 }
 
+/// Whether rows in flight may have other columns, or mean something else, in the job than in the graph they come from. What
+/// a sink is told changes no row on its way there.
+fn gives_other_rows(before: &v1::JobGraph, job: &PreparedJob) -> bool {
+    let operators = job.plan.vertices.iter().flat_map(|vertex| &vertex.operators);
+    let sinks = operators.filter(|operator| operator.role == PlannedRole::Sink);
+    let sinks: BTreeSet<&str> = sinks.map(|sink| sink.uid.as_str()).collect();
+    let others = |graph: &'_ v1::JobGraph| -> BTreeMap<String, v1::Operator> {
+        let others = graph.operators.iter().filter(|operator| !sinks.contains(operator.uid.as_str()));
+        others.map(|operator| (operator.uid.clone(), operator.clone())).collect()
+    };
+    others(before) != others(&job.graph)
+}
+
 /// The graph that the manifest was taken with, under the configuration that the job has now but for its parallelism.
-fn as_it_was(manifest: &Manifest, job: &PreparedJob) -> Result<v1::JobGraph, Problem> {
+pub(super) fn as_it_was(manifest: &Manifest, job: &PreparedJob) -> Result<v1::JobGraph, Problem> {
     let mut graph = v1::JobGraph::decode(manifest.graph.clone()).map_err(|error| Problem {
         operator: String::new(),
         field: "fromSavepoint".to_owned(),

@@ -1,7 +1,7 @@
 //! From a submitted graph to a job that can start: size, conversion, checks and plan, the state it begins with, splits.
 //! All problems at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,11 +10,14 @@ use weir_checkpoint::{CheckpointError, CheckpointStore, Manifest, layout, read_m
 use weir_core::error::report;
 use weir_core::{OperatorUid, Problem};
 use weir_graph::limits::GRAPH_BYTES_MAX;
+use weir_graph::state_change::state_changes;
 use weir_graph::{JobPlan, SubmittedJob};
 use weir_operator_api::Split;
 use weir_proto::v1;
 
+use super::failure;
 use super::master::Surroundings;
+use super::settle::as_it_was;
 use crate::catalog::ConnectorCatalog;
 use crate::meta::Origin;
 use crate::recovery::plan::{Unclaimed, check};
@@ -78,10 +81,41 @@ pub(crate) async fn prepare(
         Some(wish) => Some(find(&job, &wish, around).await?),
         None => None,
     };
-    let known = found.as_ref().map(|(_, point)| check(&point.manifest, &job.plan, point.unclaimed)).transpose()?;
-    let known = known.unwrap_or_default();
+    let known = match &found {
+        Some((_, point)) => state_fits(&job, point, around).await?,
+        None => BTreeSet::new(),
+    };
     job.splits = enumerate(&job.plan, &known, around).await?;
     Ok((job, found))
+}
+
+/// Whether the operators of the job can take over what the manifest has; the sources that it knows.
+///
+/// **Errors**: everything that does not fit, by operator and setting or column.
+async fn state_fits(
+    job: &PreparedJob,
+    point: &RestorePoint,
+    around: &Surroundings,
+) -> Result<BTreeSet<OperatorUid>, Vec<Problem>> {
+    let manifest = &point.manifest;
+    let known = check(manifest, &job.plan, point.unclaimed);
+    let before = match as_it_was(manifest, job) {
+        Ok(graph) => plan(graph, around).await,
+        Err(problem) => Err(vec![problem]),
+    };
+    let changes = match before {
+        Ok(before) => state_changes(&before.plan, &job.plan, &ConnectorCatalog::new(around.registry.clone())),
+        // The job may fit all the same. The operators look at every table before they go on from it.
+        Err(problems) => {
+            let checkpoint = manifest.checkpoint;
+            tracing::warn!(%checkpoint, problems = %failure::listed(&problems), "the job of a checkpoint cannot be planned");
+            Vec::new()
+        }
+    };
+    match known {
+        Ok(known) if changes.is_empty() => Ok(known),
+        known => Err(known.err().into_iter().flatten().chain(changes).collect()),
+    }
 }
 
 /// Checks and plans a job; its splits are not listed.

@@ -16,6 +16,7 @@ pub mod random;
 pub mod settings;
 pub mod time;
 pub mod value;
+pub mod widening;
 
 pub use aggregate::{AggregateFunction, OrderItem, TypedAggregate, TypedExpression, TypedItem};
 pub use batch::{Batch, ChangeKind};

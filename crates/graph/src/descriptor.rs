@@ -152,6 +152,8 @@ pub struct LastByKey {
     pub key: Vec<String>,
     /// Columns that say which row is newer; event time when empty. On a tie the row that came later wins.
     pub order_by: Vec<String>,
+    /// How long after its last row a key is remembered, in event time; for ever when absent.
+    pub state_ttl: Option<i64>,
 }
 
 /// Settings of `first_by_key`.
@@ -159,6 +161,8 @@ pub struct LastByKey {
 pub struct FirstByKey {
     /// Key columns.
     pub key: Vec<String>,
+    /// How long after its last row a key is remembered, in event time; for ever when absent.
+    pub state_ttl: Option<i64>,
 }
 
 /// Settings of `absence`.
@@ -243,8 +247,12 @@ impl OperatorKind {
             "last_by_key" => OperatorKind::LastByKey(LastByKey {
                 key: columns(settings, "key", true),
                 order_by: columns(settings, "order_by", false),
+                state_ttl: state_ttl(settings),
             }),
-            "first_by_key" => OperatorKind::FirstByKey(FirstByKey { key: columns(settings, "key", true) }),
+            "first_by_key" => OperatorKind::FirstByKey(FirstByKey {
+                key: columns(settings, "key", true),
+                state_ttl: state_ttl(settings),
+            }),
             "absence" => OperatorKind::Absence(Absence {
                 key: columns(settings, "key", true),
                 timeout: settings.required_duration("timeout").as_micros() as i64,
@@ -284,7 +292,7 @@ impl OperatorKind {
             OperatorKind::KeyBy(KeyBy { key })
             | OperatorKind::Window(WindowAggregate { key, .. })
             | OperatorKind::LastByKey(LastByKey { key, .. })
-            | OperatorKind::FirstByKey(FirstByKey { key })
+            | OperatorKind::FirstByKey(FirstByKey { key, .. })
             | OperatorKind::Absence(Absence { key, .. }) => Some(key.clone()),
             OperatorKind::WindowTopN(top) => {
                 let mut key = vec![WINDOW_START.to_owned(), WINDOW_END.to_owned()];
@@ -307,14 +315,15 @@ impl OperatorKind {
 
     /// Whether the kind has a `late` output.
     pub fn has_late_output(&self) -> bool {
-        matches!(
-            self,
+        match self {
             OperatorKind::Window(_)
-                | OperatorKind::WindowJoin(_)
-                | OperatorKind::FirstByKey(_)
-                | OperatorKind::WindowTopN(_)
-                | OperatorKind::Absence(_)
-        )
+            | OperatorKind::WindowJoin(_)
+            | OperatorKind::FirstByKey(_)
+            | OperatorKind::WindowTopN(_)
+            | OperatorKind::Absence(_) => true,
+            OperatorKind::LastByKey(last) => last.state_ttl.is_some(),
+            _ => false,
+        }
     }
 
     /// Whether the kind needs event time and watermarks.
@@ -325,10 +334,18 @@ impl OperatorKind {
             | OperatorKind::WindowTopN(_)
             | OperatorKind::FirstByKey(_)
             | OperatorKind::Absence(_) => true,
-            OperatorKind::LastByKey(last) => last.order_by.is_empty(),
+            OperatorKind::LastByKey(last) => last.order_by.is_empty() || last.state_ttl.is_some(),
             _ => false,
         }
     }
+}
+
+fn state_ttl(settings: &Settings<'_>) -> Option<i64> {
+    let ttl = settings.duration("state_ttl")?.as_micros() as i64;
+    if ttl == 0 {
+        settings.problem("state_ttl", "must be longer than zero; leave it out to remember keys for ever");
+    }
+    Some(ttl.max(1))
 }
 
 fn columns(settings: &Settings<'_>, field: &str, is_required: bool) -> Vec<String> {

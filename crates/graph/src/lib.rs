@@ -13,6 +13,7 @@ pub mod limits;
 pub mod plan;
 pub mod resolve;
 pub mod row_schema;
+pub mod state_change;
 pub mod submitted;
 pub mod topology;
 pub mod window;

@@ -289,6 +289,25 @@ fn all_problems_come_at_once() {
 }
 
 #[test]
+fn time_to_live_is_longer_than_zero_and_needs_event_time() {
+    let first =
+        |ttl: &str| operator("first", "first_by_key", &["wm"], &[("key", "a".into()), ("state_ttl", ttl.into())]);
+    let by_value = [("key", "a".into()), ("order_by", "b".into()), ("state_ttl", "1 h".into())];
+    let last = operator("last", "last_by_key", &["src"], &by_value);
+    let sinks = [operator("out", "out", &["first"], &[]), operator("late", "out", &["last.late"], &[])];
+    let mut operators = vec![source(), watermark(), first("0 s"), last];
+    operators.extend(sinks);
+    check(
+        &job(1, operators),
+        expect_test::expect![[r#"
+            operator 'first', state_ttl: must be longer than zero; leave it out to remember keys for ever
+            operator 'last': nobody reads its output; connect a sink, or remove it
+            operator 'last', inputs: needs event time: put a watermark operator before it
+        "#]],
+    );
+}
+
+#[test]
 fn empty_job_is_refused() {
     check(
         &SubmittedJob::default(),

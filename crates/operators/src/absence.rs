@@ -5,6 +5,8 @@
 //! of order stretch or join them, and the result does not depend on how rows arrived or when watermarks came. A row
 //! whose own silence is already over when it arrives, and that belongs to no open session, is late.
 //!
+//! A key without an open session is forgotten, so that the state does not grow with keys that are heard of no more.
+//!
 //! At the end of a bounded input silences that the last watermark had not reached stay unreported: nobody knows how
 //! the keys would have gone on.
 
@@ -129,7 +131,8 @@ impl Absence {
     fn sort_in(&mut self, batch: &Batch) -> Result<Vec<u32>> {
         let times = batch.event_times().ok_or_else(|| OperatorError::internal("rows without event time"))?.values();
         let ids = self.ids.intern(&batch.records)?;
-        let mut late = Vec::new();
+        // Keys of late rows, which may be held for nothing.
+        let (mut late, mut strangers) = (Vec::new(), Vec::new());
         for (row, (time, id)) in times.iter().zip(ids).enumerate() {
             let slot = *id as usize;
             if slot >= self.keys.len() {
@@ -140,6 +143,7 @@ impl Absence {
             let is_over = deadline <= self.watermark.0;
             if is_over && !key.sessions.iter().any(|session| session.start <= deadline && *time <= session.last) {
                 late.push(row as u32);
+                strangers.push(*id);
                 continue;
             }
             if key.add(*time, row as u32, self.timeout_us) {
@@ -150,7 +154,25 @@ impl Absence {
                 self.timers.push(Reverse((deadline, *id)));
             }
         }
+        strangers.sort_unstable();
+        strangers.dedup();
+        for id in strangers.into_iter().filter(|id| self.keys[*id as usize].sessions.is_empty()) {
+            self.ids.remove(id);
+        }
         Ok(late)
+    }
+
+    /// Gives back the memory of keys that are forgotten.
+    fn renumber(&mut self) {
+        let live: Vec<u32> =
+            (0..self.keys.len() as u32).filter(|id| !self.keys[*id as usize].sessions.is_empty()).collect();
+        self.ids.renumber(&live);
+        let key = |id: &u32| {
+            let key = &mut self.keys[*id as usize];
+            Key { sessions: std::mem::take(&mut key.sessions), timer: key.timer }
+        };
+        self.keys = live.iter().map(key).collect();
+        self.timers = (0u32..).zip(&self.keys).map(|(id, key)| Reverse((key.timer, id))).collect();
     }
 
     /// Turns rows of the batch at hand, where they are the last of a session, into bytes.
@@ -225,6 +247,9 @@ impl Absence {
             key.timer = key.sessions.first().map_or(NO_TIMER, deadline);
             if key.timer != NO_TIMER {
                 self.timers.push(Reverse((key.timer, id)));
+            } else {
+                key.sessions = Vec::new();
+                self.ids.remove(id);
             }
         }
         if !silent.is_empty() {
@@ -237,6 +262,9 @@ impl Absence {
         }
         if self.timers.peek().is_some_and(|Reverse((rings, _))| *rings <= self.watermark.0) {
             return Ok(Progress::More);
+        }
+        if self.ids.is_sparse() {
+            self.renumber();
         }
         out.watermark(self.passed);
         Ok(Progress::Done)

@@ -1,4 +1,5 @@
-//! The first row of each key by event time, once. Built by `create`.
+//! The first row of each key by event time, once. Built by `create`. With `state_ttl` keys are forgotten and may have
+//! another first row: [`lives`].
 //!
 //! Each key has a candidate, the earliest of its rows so far; when the watermark reaches the candidate's time no earlier
 //! row can come, and it is emitted. From then on only the key is remembered. Of rows with the same time the smallest in
@@ -15,18 +16,29 @@ use weir_graph::descriptor;
 use weir_operator_api::{Operator, OperatorContext, OperatorError, Output, Progress, Result};
 use weir_state::StateTable;
 
+use crate::expiry::TOUCHED;
 use crate::key_ids::KeyIds;
 use crate::row_codec::RowCodec;
 use crate::state_rows::{BATCH_ROWS, Layout, Restored, RowTable};
+
+mod lives;
+
+/// The tables of a checkpoint.
+const EMITTED_KEYS: &str = "emitted-keys";
+const FIRST_ROWS: &str = "first-rows";
 
 /// Builds the operator of one subtask.
 pub fn create(first: &descriptor::FirstByKey, context: &OperatorContext) -> Result<Box<dyn Operator>> {
     let input = &context.inputs[0];
     let keys = KeyIds::new(&first.key, input)?;
+    if let Some(ttl_us) = first.state_ttl {
+        return Ok(Box::new(lives::FirstOfLives::new(keys, ttl_us, context)?));
+    }
     let (key_columns, key_group_count) = (keys.columns().to_vec(), context.key_group_count);
     Ok(Box::new(FirstByKey {
-        emitted: Layout::keyed("emitted-keys", keys.state_columns(input).collect()),
-        candidates: RowTable::new("first-rows", Vec::new(), input, key_columns, key_group_count),
+        // Tables of a job with a time to live say when keys were heard of.
+        emitted: Layout::keyed(EMITTED_KEYS, keys.state_columns(input).collect()).passing_over(TOUCHED),
+        candidates: RowTable::new(FIRST_ROWS, Vec::new(), input, key_columns, key_group_count).passing_over(TOUCHED),
         key_group_count,
         keys,
         codec: RowCodec::new(input)?,
@@ -202,13 +214,18 @@ impl Operator for FirstByKey {
             let ids = self.keys.intern_keys(&rows.columns, rows.row_count)?;
             self.times
                 .resize(ids.iter().map(|id| *id as usize + 1).max().unwrap_or(0).max(self.times.len()), NO_CANDIDATE);
-            ids.iter().for_each(|id| self.times[*id as usize] = EMITTED);
+            self.rows.resize_with(self.times.len(), Box::default);
+            for id in ids {
+                self.times[*id as usize] = EMITTED;
+                // With a time to live a key may have had a candidate besides.
+                self.rows_bytes -= std::mem::take(&mut self.rows[*id as usize]).len();
+            }
         }
         self.rows.resize_with(self.times.len(), Box::default);
         for rows in restored.take(&self.candidates.layout)? {
             let batch = Batch::new(self.candidates.records(&rows)?, 0);
             let (candidates, _) = self.sort_in(&batch)?;
-            if candidates.len() != rows.row_count {
+            if candidates.len() != rows.row_count && !rows.had_spare {
                 return Err(OperatorError::internal(
                     "the checkpoint holds two first rows of one key, or one that is late",
                 ));

@@ -8,6 +8,9 @@ use weir_state::KeyTable;
 
 use crate::state_rows::{Column, group_of};
 
+/// Numbers below this are never too many.
+const SPARSE_MIN: usize = if cfg!(test) { 8 } else { 16 * 1024 };
+
 /// Numbers the keys of one stream from 0 in the order in which they first came.
 pub(crate) struct KeyIds {
     columns: Vec<usize>,
@@ -60,6 +63,28 @@ impl KeyIds {
     pub(crate) fn keys(&self, ids: &[u32], key_group_count: u32) -> Result<(Vec<u32>, Vec<ArrayRef>)> {
         let groups = ids.iter().map(|id| group_of(self.table.hash_of(*id), key_group_count)).collect();
         Ok((groups, self.table.columns(ids)?))
+    }
+
+    /// Forgets a key; its number will be another's.
+    pub(crate) fn remove(&mut self, id: u32) {
+        self.table.remove(id);
+    }
+
+    /// Number of keys held.
+    pub(crate) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Whether far more memory is held than the keys need, because most have been forgotten.
+    pub(crate) fn is_sparse(&self) -> bool {
+        self.id_bound() >= SPARSE_MIN && self.len() < self.id_bound() / 4
+    }
+
+    /// Numbers the keys anew without gaps: those of `live`, all that are held, in that order.
+    pub(crate) fn renumber(&mut self, live: &[u32]) {
+        let mut table = self.table.new_like();
+        table.intern_table(&self.table, live, &mut self.ids);
+        self.table = table;
     }
 
     /// An empty numbering by the same columns.

@@ -1,7 +1,8 @@
 //! The newest row of each key, as upserts. Built by `create`.
 //!
 //! The state of a key is what its newest row is ordered by, not the row: a batch emits, once per key, the newest of its
-//! rows if that is at least as new as all before. On a tie the row that came later wins.
+//! rows if that is at least as new as all before. On a tie the row that came later wins. With `state_ttl` keys are
+//! forgotten: [`forgetting`].
 
 use std::sync::Arc;
 
@@ -10,23 +11,38 @@ use arrow_array::types::TimestampMicrosecondType;
 use arrow_array::{Array, ArrayRef, Int8Array, PrimitiveArray, RecordBatch, UInt32Array};
 use arrow_row::{RowConverter, SortField};
 use arrow_schema::{DataType, Schema, SchemaRef, SortOptions, TimeUnit};
-use arrow_select::take::take_arrays;
-use weir_core::batch::event_time_index;
-use weir_core::{Batch, ChangeKind, EventTime};
+use arrow_select::take::{take_arrays, take_record_batch};
+use weir_core::batch::{event_time_index, event_time_type};
+use weir_core::{Batch, ChangeKind, EventTime, OutputTag};
 use weir_expr::order_item;
 use weir_graph::descriptor;
 use weir_operator_api::{Operator, OperatorContext, OperatorError, Output, Progress, Result};
 use weir_state::StateTable;
 
+use crate::expiry::TOUCHED;
 use crate::key_ids::KeyIds;
-use crate::state_rows::{BATCH_ROWS, Column, Layout, Restored};
+use crate::state_rows::{BATCH_ROWS, Column, Layout, Restored, StateRows};
+
+mod forgetting;
+
+use forgetting::{Forgetting, Verdict};
 
 /// Builds the operator of one subtask.
 pub fn create(last: &descriptor::LastByKey, context: &OperatorContext) -> Result<Box<dyn Operator>> {
     let input = &context.inputs[0];
     let (keys, order) = (KeyIds::new(&last.key, input)?, Order::new(&last.order_by, input)?);
+    let no_time = || OperatorError::internal("last_by_key was planned with a time to live and without event time");
+    let forgetting = match last.state_ttl {
+        Some(ttl_us) => Some(Forgetting::new(ttl_us, event_time_index(input).ok_or_else(no_time)?)),
+        None => None,
+    };
+    let touched = forgetting.iter().map(|_| Column::added(TOUCHED, event_time_type()));
+    let columns = keys.state_columns(input).chain(touched).chain(order.state_columns(input)).collect();
+    let layout = Layout::keyed("newest", columns);
     Ok(Box::new(LastByKey {
-        layout: Layout::keyed("newest", keys.state_columns(input).chain(order.state_columns(input)).collect()),
+        // A table of a job with a time to live says when keys were heard of.
+        layout: if forgetting.is_some() { layout } else { layout.passing_over(TOUCHED) },
+        forgetting,
         key_group_count: context.key_group_count,
         keys,
         order,
@@ -39,6 +55,8 @@ pub fn create(last: &descriptor::LastByKey, context: &OperatorContext) -> Result
 struct LastByKey {
     keys: KeyIds,
     order: Order,
+    /// Which keys are still remembered; all of them without.
+    forgetting: Option<Forgetting>,
     /// The table of a checkpoint: the keys, and what their newest rows are ordered by.
     layout: Layout,
     key_group_count: u32,
@@ -150,26 +168,35 @@ fn is_time(input: &Schema, column: usize) -> bool {
     matches!(input.field(column).data_type(), DataType::Timestamp(TimeUnit::Microsecond, _))
 }
 
-impl LastByKey {
-    /// Finds the newest row per key of this batch among those that are as new as what was known.
-    fn choose(&mut self, records: &RecordBatch) -> Result<()> {
-        let ids = self.keys.intern(records)?;
-        let count = ids.iter().map(|id| *id as usize + 1).max().unwrap_or(0).max(self.winners.len());
-        self.winners.resize(count, NONE);
-        let (winners, touched) = (&mut self.winners, &mut self.touched);
-        match &mut self.order {
+impl Order {
+    /// Notes the newest row per key of a batch among those that are as new as what was known; `verdict` says of each row
+    /// whether something of its key is known, or that it takes no part. All keys below `count` are known then.
+    #[inline]
+    fn choose(
+        &mut self,
+        (records, ids): (&RecordBatch, &[u32]),
+        (winners, touched): (&mut [u32], &mut Vec<(u32, bool)>),
+        verdict: impl Fn(usize) -> Verdict,
+    ) -> Result<()> {
+        let count = winners.len();
+        match self {
             Order::Time { column, newest, known } => {
                 newest.resize(count, i64::MIN);
                 let times = records.column(*column).as_primitive::<TimestampMicrosecondType>();
                 for (row, id) in ids.iter().enumerate() {
                     let slot = *id as usize;
                     let time = if times.is_null(row) { i64::MIN } else { times.value(row) };
-                    if time < newest[slot] {
+                    let begins = match verdict(row) {
+                        Verdict::Compared => false,
+                        Verdict::Begins => true,
+                        Verdict::PassedOver | Verdict::Late => continue,
+                    };
+                    if !begins && time < newest[slot] {
                         continue;
                     }
                     newest[slot] = time;
                     if winners[slot] == NONE {
-                        touched.push((*id, slot >= *known));
+                        touched.push((*id, begins || slot >= *known));
                     }
                     winners[slot] = row as u32;
                 }
@@ -182,15 +209,20 @@ impl LastByKey {
                 for (row, id) in ids.iter().enumerate() {
                     let slot = *id as usize;
                     let bytes = rows.row(row).data();
+                    let begins = match verdict(row) {
+                        Verdict::Compared => false,
+                        Verdict::Begins => true,
+                        Verdict::PassedOver | Verdict::Late => continue,
+                    };
                     // A new key holds no bytes, which are older than any.
-                    if bytes < newest[slot].as_slice() {
+                    if !begins && bytes < newest[slot].as_slice() {
                         continue;
                     }
                     *size = *size + bytes.len() - newest[slot].len();
                     newest[slot].clear();
                     newest[slot].extend_from_slice(bytes);
                     if winners[slot] == NONE {
-                        touched.push((*id, slot >= *known));
+                        touched.push((*id, begins || slot >= *known));
                     }
                     winners[slot] = row as u32;
                 }
@@ -199,11 +231,114 @@ impl LastByKey {
         }
         Ok(())
     }
+
+    /// Drops what is kept of a key.
+    fn remove(&mut self, id: u32) {
+        match self {
+            Order::Time { newest, .. } => newest[id as usize] = i64::MIN,
+            Order::Bytes { newest, size, .. } => *size -= std::mem::take(&mut newest[id as usize]).len(),
+        }
+    }
+
+    /// Numbers the keys anew, those of `live` in that order.
+    fn renumber(&mut self, live: &[u32]) {
+        match self {
+            Order::Time { newest, known, .. } => {
+                *newest = live.iter().map(|id| newest[*id as usize]).collect();
+                *known = live.len();
+            }
+            Order::Bytes { newest, known, .. } => {
+                *newest = live.iter().map(|id| std::mem::take(&mut newest[*id as usize])).collect();
+                *known = live.len();
+            }
+        }
+    }
+}
+
+impl LastByKey {
+    /// Finds the newest row per key of this batch among those that are as new as what was known. Gives late rows.
+    fn choose(&mut self, records: &RecordBatch) -> Result<Vec<u32>> {
+        let ids = self.keys.intern(records)?;
+        let count = ids.iter().map(|id| *id as usize + 1).max().unwrap_or(0).max(self.winners.len());
+        self.winners.resize(count, NONE);
+        let found = (self.winners.as_mut_slice(), &mut self.touched);
+        let Some(forgetting) = &mut self.forgetting else {
+            self.order.choose((records, ids), found, |_| Verdict::Compared)?;
+            return Ok(Vec::new());
+        };
+        let (late, strangers) = forgetting.judge(records.columns(), ids);
+        self.order.choose((records, ids), found, |row| forgetting.verdicts[row])?;
+        strangers.into_iter().for_each(|id| self.keys.remove(id));
+        Ok(late)
+    }
+
+    /// Forgets some of the keys that the watermark has outlived; passes it on after the last.
+    fn step(&mut self, out: &mut dyn Output) -> Result<Progress> {
+        let watermark = match &mut self.forgetting {
+            Some(forgetting) => {
+                let (gone, has_more) = forgetting.forget();
+                for id in gone {
+                    self.order.remove(id);
+                    self.keys.remove(id);
+                }
+                if has_more {
+                    return Ok(Progress::More);
+                }
+                forgetting.watermark
+            }
+            None => i64::MIN,
+        };
+        if self.keys.is_sparse() {
+            self.renumber();
+        }
+        out.watermark(EventTime(watermark));
+        Ok(Progress::Done)
+    }
+
+    /// Gives back the memory of keys that are forgotten.
+    fn renumber(&mut self) {
+        let live = self.held();
+        self.keys.renumber(&live);
+        self.order.renumber(&live);
+        self.winners = vec![NONE; live.len()];
+        if let Some(forgetting) = &mut self.forgetting {
+            forgetting.renumber(&live);
+        }
+    }
+
+    /// The keys that are held.
+    fn held(&self) -> Vec<u32> {
+        let all = 0..self.keys.id_bound() as u32;
+        match &self.forgetting {
+            Some(forgetting) => all.filter(|id| forgetting.holds(*id)).collect(),
+            None => all.collect(),
+        }
+    }
+
+    fn restore_rows(&mut self, rows: &StateRows, watermark: EventTime) -> Result<()> {
+        let (keys, rest) = rows.columns.split_at(self.keys.columns().len());
+        let ids = self.keys.intern_keys(keys, rows.row_count)?.to_vec();
+        let (touched, order) = rest.split_at(usize::from(self.forgetting.is_some()));
+        self.order.restore(&ids, self.keys.id_bound(), order)?;
+        self.winners.resize(self.keys.id_bound(), NONE);
+        if let (Some(forgetting), Some(touched)) = (&mut self.forgetting, touched.first()) {
+            let touched = touched.as_primitive::<TimestampMicrosecondType>();
+            for (row, id) in ids.iter().enumerate() {
+                // Keys that were to be remembered for ever count as heard of now.
+                forgetting.restore(*id, if touched.is_valid(row) { touched.value(row) } else { watermark.0 });
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Operator for LastByKey {
     fn process(&mut self, _input: usize, batch: Batch, out: &mut dyn Output) -> Result<Progress> {
-        self.choose(&batch.records)?;
+        let late = self.choose(&batch.records)?;
+        if !late.is_empty() {
+            let late = take_record_batch(&batch.records, &UInt32Array::from(late))?;
+            out.emit_to(OutputTag::Late, batch.with_records(late));
+        }
         if self.touched.is_empty() {
             return Ok(Progress::Done);
         }
@@ -226,24 +361,42 @@ impl Operator for LastByKey {
         Ok(Progress::Done)
     }
 
+    fn on_watermark(&mut self, watermark: EventTime, out: &mut dyn Output) -> Result<Progress> {
+        // After the last watermark no row follows, so nothing is worth forgetting.
+        match &mut self.forgetting {
+            Some(forgetting) if watermark < EventTime::MAX => {
+                forgetting.watermark = forgetting.watermark.max(watermark.0);
+                self.step(out)
+            }
+            _ => {
+                out.watermark(watermark);
+                Ok(Progress::Done)
+            }
+        }
+    }
+
+    fn resume(&mut self, out: &mut dyn Output) -> Result<Progress> {
+        self.step(out)
+    }
+
     /// Per key: the key and what its newest row is ordered by, each copied once (decoded where it is not one time).
     fn snapshot(&mut self) -> Result<Vec<StateTable>> {
-        let all: Vec<u32> = (0..self.keys.id_bound() as u32).collect();
         let batch = |ids: &[u32]| {
             let (key_groups, mut columns) = self.keys.keys(ids, self.key_group_count)?;
+            columns.extend(self.forgetting.iter().map(|forgetting| Arc::new(forgetting.state(ids)) as ArrayRef));
             columns.extend(self.order.state(ids, &self.layout)?);
             self.layout.keyed_batch(key_groups, columns)
         };
-        Ok(vec![self.layout.table(all.chunks(BATCH_ROWS).map(batch).collect::<Result<_>>()?)])
+        Ok(vec![self.layout.table(self.held().chunks(BATCH_ROWS).map(batch).collect::<Result<_>>()?)])
     }
 
-    fn restore(&mut self, tables: Vec<StateTable>, _watermark: EventTime) -> Result<()> {
+    fn restore(&mut self, tables: Vec<StateTable>, watermark: EventTime) -> Result<()> {
         let mut restored = Restored::new(tables);
+        if let Some(forgetting) = self.forgetting.as_mut().filter(|_| watermark < EventTime::MAX) {
+            forgetting.watermark = watermark.0;
+        }
         for rows in restored.take(&self.layout)? {
-            let (keys, order) = rows.columns.split_at(self.keys.columns().len());
-            let ids = self.keys.intern_keys(keys, rows.row_count)?.to_vec();
-            self.order.restore(&ids, self.keys.id_bound(), order)?;
-            self.winners.resize(self.keys.id_bound(), NONE);
+            self.restore_rows(&rows, watermark)?;
         }
         restored.finish()
     }
@@ -253,7 +406,8 @@ impl Operator for LastByKey {
             Order::Time { newest, .. } => newest.capacity() * 8,
             Order::Bytes { newest, size, .. } => newest.capacity() * size_of::<Vec<u8>>() + size,
         };
-        self.keys.size_bytes() + order + self.winners.capacity() * 4
+        let forgetting = self.forgetting.as_ref().map_or(0, Forgetting::size_bytes);
+        self.keys.size_bytes() + order + self.winners.capacity() * 4 + forgetting
     }
 }
 

@@ -21,6 +21,7 @@ pub mod last_by_key;
 mod bad_rows;
 #[cfg(test)]
 mod cut_runs;
+mod expiry;
 mod key_ids;
 mod row_codec;
 mod row_run;

@@ -1,6 +1,6 @@
 //! The tables that operators put into checkpoints and take back. A table's layout is declared once and used both ways.
 //!
-//! Reading allows what keeps every meaning: whole numbers that became wider, columns that came to be nullable rows or new
+//! Reading allows what keeps every meaning: numbers that became wider, columns that came to be nullable rows or new
 //! aggregates (all null). Anything else is refused with the place and both types. Columns of the user's are named with a
 //! prefix (`key.`, `row.`, `agg.`), so that they never meet the engine's own.
 
@@ -12,6 +12,7 @@ use arrow_cast::cast;
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use weir_core::KeyGroup;
 use weir_core::key_hash::hash_columns;
+use weir_core::widening::is_widening;
 use weir_operator_api::{OperatorError, Result};
 use weir_state::state_table::KEY_GROUP_COLUMN;
 use weir_state::{StateScope, StateTable};
@@ -67,6 +68,8 @@ pub(crate) struct Layout {
     name: &'static str,
     scope: StateScope,
     columns: Vec<Column>,
+    /// Columns that a table may have and that are passed over.
+    spare: Vec<&'static str>,
     /// With the column of key groups in front, for keyed tables.
     schema: SchemaRef,
 }
@@ -86,7 +89,13 @@ impl Layout {
         let key_group = (scope == StateScope::Keyed).then(|| Field::new(KEY_GROUP_COLUMN, DataType::UInt32, false));
         let fields = columns.iter().map(|column| Field::new(&column.name, column.data_type.clone(), true));
         let schema = Arc::new(Schema::new(key_group.into_iter().chain(fields).collect::<Vec<_>>()));
-        Layout { name, scope, columns, schema }
+        Layout { name, scope, columns, spare: Vec::new(), schema }
+    }
+
+    /// The same table, of which a column that it has in other jobs is passed over.
+    pub(crate) fn passing_over(mut self, column: &'static str) -> Self {
+        self.spare.push(column);
+        self
     }
 
     /// One batch of a keyed table.
@@ -129,8 +138,10 @@ impl Layout {
     /// Brings a batch into this layout, without the key groups.
     pub(crate) fn read(&self, batch: &RecordBatch) -> Result<StateRows> {
         let found = batch.schema_ref();
+        let is_spare = |name: &str| self.spare.contains(&name);
         let is_known = |name: &str| name == KEY_GROUP_COLUMN || self.columns.iter().any(|column| column.name == name);
-        if let Some(extra) = found.fields().iter().find(|field| !is_known(field.name())) {
+        let mut names = found.fields().iter();
+        if let Some(extra) = names.find(|field| !is_known(field.name()) && !is_spare(field.name())) {
             let (name, data_type) = (extra.name(), extra.data_type());
             return Err(self.incompatible(format_args!(
                 "it holds the column '{name}' ({data_type}), which the operator no longer has"
@@ -144,7 +155,9 @@ impl Layout {
                 column.name, column.data_type
             ))),
         };
-        Ok(StateRows { columns: self.columns.iter().map(read).collect::<Result<_>>()?, row_count: batch.num_rows() })
+        let columns = self.columns.iter().map(read).collect::<Result<_>>()?;
+        let had_spare = found.fields().iter().any(|field| is_spare(field.name()));
+        Ok(StateRows { columns, row_count: batch.num_rows(), had_spare })
     }
 
     fn convert(&self, column: &Column, found: &ArrayRef) -> Result<ArrayRef> {
@@ -159,20 +172,12 @@ impl Layout {
     }
 }
 
-/// Whether every value of one type is the same value of the other, as a key too.
-fn is_widening(from: &DataType, to: &DataType) -> bool {
-    use DataType::*;
-    match (from, to) {
-        (Int8, Int16 | Int32 | Int64) | (Int16, Int32 | Int64) | (Int32, Int64) => true,
-        (List(from), List(to)) => is_widening(from.data_type(), to.data_type()),
-        _ => false,
-    }
-}
-
 /// Rows of a table, in the columns of its layout.
 pub(crate) struct StateRows {
     pub(crate) columns: Vec<ArrayRef>,
     pub(crate) row_count: usize,
+    /// Whether they had a column that was passed over.
+    pub(crate) had_spare: bool,
 }
 
 /// A keyed table of whole rows of an input, behind some columns of the operator's own.
@@ -198,6 +203,12 @@ impl RowTable {
         let columns = own.into_iter().chain(Column::rows(schema)).collect();
         let layout = Layout::keyed(name, columns);
         RowTable { layout, schema: schema.clone(), own_columns, key_columns, key_group_count }
+    }
+
+    /// The same table, of which a column that it has in other jobs is passed over.
+    pub(crate) fn passing_over(mut self, column: &'static str) -> Self {
+        self.layout = self.layout.passing_over(column);
+        self
     }
 
     /// One batch: the operator's own columns, and the columns of the rows.

@@ -239,3 +239,36 @@ proptest! {
 fn print(_input: usize, (key, value, time): RandomRow) -> String {
     format!("{} {} {time}us", word("k", key), word("", value))
 }
+
+#[test]
+fn keys_that_are_heard_of_no_more_cost_no_memory() {
+    let mut runner = runner(1000, 8192);
+    let mut sizes = Vec::new();
+    for round in 0..200i64 {
+        let rows = |row: i64| format!("key-{}-with-a-name {row} {}us", round * 100 + row, round * 1000 + row);
+        let text: Vec<String> = (0..100).map(rows).collect();
+        runner.batch(0, Batch::new(read_rows(&schema(INPUT), &text.join("\n")), 0));
+        runner.watermark(EventTime(round * 1000 + 100));
+        runner.recorder.take();
+        sizes.push(runner.operator().state_bytes());
+    }
+    let most = |sizes: &[usize]| sizes.iter().max().copied().unwrap_or(0);
+    assert!(most(&sizes[100..]) <= most(&sizes[..100]) * 5 / 4, "{sizes:?}");
+    // Nor do late rows of keys that are not known.
+    let held = runner.operator().state_bytes();
+    for round in 0..100 {
+        let text: Vec<String> = (0..300).map(|row| format!("late-{round}-{row} 1 0us")).collect();
+        runner.batch(0, Batch::new(read_rows(&schema(INPUT), &text.join("\n")), 0));
+        assert_eq!(runner.recorder.rows(OutputTag::Late).len(), 300);
+        runner.recorder.take();
+    }
+    let bytes = runner.operator().state_bytes();
+    assert!(bytes < held + 300_000, "{held} bytes, then {bytes}");
+    // A burst leaves nothing behind either.
+    let burst: Vec<String> = (0..20_000).map(|row| format!("burst-{row} 1 {}us", 300_000 + row % 7)).collect();
+    runner.batch(0, Batch::new(read_rows(&schema(INPUT), &burst.join("\n")), 0));
+    let full = runner.operator().state_bytes();
+    runner.watermark(EventTime(400_000));
+    let empty = runner.operator().state_bytes();
+    assert!(empty < full / 20, "{full} bytes, then {empty}");
+}

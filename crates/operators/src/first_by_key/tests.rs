@@ -15,7 +15,8 @@ const INPUT: &str = "k STRING, v BIGINT, t TIMESTAMP*";
 fn runner(batch_rows: usize) -> Runner {
     let (mut context, clock) = context(vec![schema(INPUT)], schema(INPUT));
     context.batch_rows = batch_rows;
-    let operator = super::create(&FirstByKey { key: vec!["k".to_owned()] }, &context).expect("the key exists");
+    let operator =
+        super::create(&FirstByKey { key: vec!["k".to_owned()], state_ttl: None }, &context).expect("the key exists");
     Runner::new(operator, &context, clock)
 }
 
@@ -123,7 +124,7 @@ proptest! {
 }
 
 fn with_keyed(check: impl FnOnce(&Keyed<'_>)) {
-    let first = FirstByKey { key: vec!["k".to_owned()] };
+    let first = FirstByKey { key: vec!["k".to_owned()], state_ttl: None };
     check(&Keyed {
         inputs: vec![schema(INPUT)],
         output: schema(INPUT),
@@ -159,7 +160,8 @@ fn column_that_may_be_null_can_be_added_to_rows() {
     let mut narrow = {
         let input = schema("k STRING, t TIMESTAMP*");
         let (context, clock) = context(vec![input.clone()], input);
-        let operator = super::create(&FirstByKey { key: vec!["k".to_owned()] }, &context).expect("the key exists");
+        let operator = super::create(&FirstByKey { key: vec!["k".to_owned()], state_ttl: None }, &context)
+            .expect("the key exists");
         Runner::new(operator, &context, clock)
     };
     narrow.run("rows a 10 | b 5\nwm 6");
@@ -177,7 +179,8 @@ fn column_that_may_be_null_can_be_added_to_rows() {
     .assert_eq(&wide.run("rows a 1 11 | b 1 12 | c 1 7\nwm max"));
     let strict = schema("k STRING, v BIGINT NOT NULL, t TIMESTAMP*");
     let (context, _) = context(vec![strict.clone()], strict);
-    let mut operator = super::create(&FirstByKey { key: vec!["k".to_owned()] }, &context).expect("the key exists");
+    let mut operator =
+        super::create(&FirstByKey { key: vec!["k".to_owned()], state_ttl: None }, &context).expect("the key exists");
     let error = operator.restore(tables, EventTime(6_000_000)).expect_err("a column is missing");
     let message = "table 'first-rows' of the checkpoint cannot be taken over: it lacks the column 'row.v' (Int64), which \
                    may not be null";

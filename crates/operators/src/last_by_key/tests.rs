@@ -17,8 +17,11 @@ fn runner(order_by: &[&str]) -> Runner {
     let input = schema(INPUT);
     let output = row_schema::last_by_key(&input).expect("the input only inserts");
     let (context, clock) = context(vec![input], output);
-    let last =
-        LastByKey { key: vec!["k".to_owned()], order_by: order_by.iter().map(|column| (*column).to_owned()).collect() };
+    let last = LastByKey {
+        key: vec!["k".to_owned()],
+        order_by: order_by.iter().map(|column| (*column).to_owned()).collect(),
+        state_ttl: None,
+    };
     Runner::new(super::create(&last, &context).expect("the columns exist"), &context, clock)
 }
 
@@ -120,8 +123,11 @@ proptest! {
 
 fn with_keyed(order_by: &[&str], check: impl FnOnce(&Keyed<'_>)) {
     let input = schema(INPUT);
-    let last =
-        LastByKey { key: vec!["k".to_owned()], order_by: order_by.iter().map(|column| (*column).to_owned()).collect() };
+    let last = LastByKey {
+        key: vec!["k".to_owned()],
+        order_by: order_by.iter().map(|column| (*column).to_owned()).collect(),
+        state_ttl: None,
+    };
     check(&Keyed {
         output: row_schema::last_by_key(&input).expect("the input only inserts"),
         inputs: vec![input],

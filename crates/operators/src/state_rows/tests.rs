@@ -60,15 +60,3 @@ fn state_that_nobody_reads_is_refused() {
     let error = Restored::new(vec![table(vec![("key.k", ints())])]).finish().expect_err("a table is left");
     assert_eq!(error.message, "the checkpoint holds the table 'things', which this operator does not have");
 }
-
-#[test]
-fn numbers_become_wider_and_never_narrower() {
-    use DataType::*;
-    let list = |of: DataType| DataType::new_list(of, true);
-    for (from, to) in [(Int8, Int64), (Int32, Int64), (list(Int16), list(Int64))] {
-        assert!(is_widening(&from, &to) && !is_widening(&to, &from), "{from} to {to}");
-    }
-    for (from, to) in [(Int32, UInt64), (Int64, Float64), (Utf8, LargeUtf8), (Int64, Utf8)] {
-        assert!(!is_widening(&from, &to), "{from} to {to}");
-    }
-}
