@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use weir_checkpoint::SplitState;
+use weir_core::planted::{self, planted};
 use weir_core::{Barrier, EventTime, OperatorUid, Passage};
 use weir_operator_api::{SourceEvent, SourceReader, Split, SplitEvent};
 
@@ -96,6 +97,10 @@ async fn obey(runner: &mut Runner, source: &mut Source, order: TaskOrder) -> Res
         }
     };
     let checkpoint = barrier.checkpoint;
+    let read_ahead = match planted(planted::OFFSETS_AFTER_BARRIER) {
+        true => poll_once(pin!(source.reader.next())).await,
+        false => Poll::Pending,
+    };
     let splits = match positions(source) {
         Ok(splits) => splits,
         Err(error) => {
@@ -109,6 +114,10 @@ async fn obey(runner: &mut Runner, source: &mut Source, order: TaskOrder) -> Res
         runner.settle().await?;
     }
     cut(runner, barrier, splits).await?;
+    if let Poll::Ready(Ok(SourceEvent::Batch(batch))) = read_ahead {
+        runner.chain.emit_source(batch)?;
+        runner.settle().await?;
+    }
     Ok(after != AfterBarrier::GoOn)
 }
 
