@@ -172,6 +172,8 @@ pub struct ClusterOptions {
     pub environment: Vec<(String, String)>,
     /// A write beyond the limit of a file's size fails, as on a full disk, and does not kill a worker.
     pub outlives_full_disk: bool,
+    /// Memory of each worker, such as 128MiB; a default of the machine's when absent.
+    pub memory: Option<&'static str>,
 }
 
 impl Cluster {
@@ -207,8 +209,9 @@ impl Cluster {
     pub fn add_worker(&mut self, slots: u32) {
         let data = self.directory.path().join(format!("worker-{}", self.workers.len())).display().to_string();
         let (address, slots) = (self.coordinator.address(), slots.to_string());
-        let worker =
-            ["worker", "--coordinator", &address, "--slots", &slots, "--http", "127.0.0.1:0", "--data-dir", &data];
+        let mut worker =
+            vec!["worker", "--coordinator", &address, "--slots", &slots, "--http", "127.0.0.1:0", "--data-dir", &data];
+        worker.extend(self.options.memory.iter().flat_map(|memory| ["--memory", memory]));
         self.workers.push(Process::start(self.options.server(&worker)));
     }
 

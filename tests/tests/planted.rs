@@ -50,8 +50,7 @@ const DIFFERENT: &str = "lines, expected";
 const GONE: &str = "checkpoint-not-found";
 
 const PARTS: Job = Job::PositionsInParts(Query::Tumble);
-/// Windows in few large slices: those that are full are shared by many checkpoints.
-const SLICES: Job = Job::Nexmark { query: "q5", rate: 100_000 };
+const SHARING: Job = Job::ManyKeys { events: 3_000_000 };
 
 #[test]
 fn barrier_before_freeze_is_found() {
@@ -75,10 +74,10 @@ fn key_group_off_by_one_is_found() {
 
 #[test]
 fn shared_object_deleted_early_is_found() {
-    check(planted::SHARED_OBJECT_DELETED_EARLY, (SLICES, Fault::KillWorker), 2, None, GONE);
+    check(planted::SHARED_OBJECT_DELETED_EARLY, (SHARING, Fault::KillWorker), 2, None, GONE);
 }
 
 #[test]
 fn manifest_before_last_object_is_found() {
-    check(planted::MANIFEST_BEFORE_LAST_OBJECT, (SLICES, Fault::KillAllWorkers), 2, None, GONE);
+    check(planted::MANIFEST_BEFORE_LAST_OBJECT, (SHARING, Fault::KillAllWorkers), 2, None, GONE);
 }

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
-use crate::{command, defining, difference, files_below, root, succeed};
+use crate::{command, defining, difference, files_below, root, run, succeed};
 
 /// A query of the position reports.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,9 +45,30 @@ pub enum Job {
     Positions(Query),
     /// The same into a directory of parts, which are shown checkpoint by checkpoint.
     PositionsInParts(Query),
+    /// A window with a key for nearly every bid, so that checkpoints share most of what they hold, and with so many bids
+    /// that the workers put state on disk.
+    ManyKeys {
+        /// Of all tables; every 1000 take some 42 kB of state.
+        events: u64,
+    },
     /// The generated fleet, four results and the broken records, each into a file.
     Trucks,
 }
+
+const MANY_KEYS: &str = r#"
+name: many keys
+parameters: {events: null, pace: 0}
+operators:
+  - {uid: bids, kind: nexmark, table: bid, events: "${events}", rate: 100000, pace: "${pace}"}
+  - {uid: times, kind: watermark, input: bids, column: dateTime, max_out_of_orderness: 4 s}
+  - uid: counts
+    kind: window
+    input: times
+    key: [auction, bidder, dateTime]
+    window: {type: tumble, size: 1 d}
+    aggregates: [count(*) AS n]
+  - {uid: out, kind: hash, input: counts}
+"#;
 
 /// The parameters of the fleet; two hours of it in some four seconds.
 const FLEET: [(&str, &str); 2] = [("trucks", "200"), ("duration", "2 h")];
@@ -55,7 +76,7 @@ const FLEET_RESULTS: [&str; 5] = ["alerts", "broken", "latest", "regions", "sile
 
 impl Job {
     /// All of them, each once.
-    pub const ALL: [Job; 8] = [
+    pub const ALL: [Job; 9] = [
         Job::Nexmark { query: "q5", rate: 1000 },
         Job::Positions(Query::Tumble),
         Job::Positions(Query::Latest),
@@ -64,7 +85,13 @@ impl Job {
         Job::Positions(Query::Hop),
         Job::Positions(Query::Session),
         Job::Nexmark { query: "q11", rate: 1000 },
+        Job::ManyKeys { events: 4_000_000 },
     ];
+
+    /// Memory of its workers, where it is to be less than all of its state.
+    pub(super) fn memory(self) -> Option<&'static str> {
+        matches!(self, Job::ManyKeys { .. }).then_some("128MiB")
+    }
 
     /// The same job with its output in a directory of parts, where there is such a form.
     pub fn in_parts(self) -> Job {
@@ -75,13 +102,19 @@ impl Job {
         }
     }
 
-    /// Its definition.
-    pub(super) fn file(self) -> String {
-        match self {
+    /// Its definition; one that is no example is written below `scratch`.
+    pub(super) fn file(self, scratch: &Path) -> Result<String, String> {
+        let example = match self {
+            Job::ManyKeys { .. } => {
+                let file = scratch.join("many_keys.yaml");
+                std::fs::write(&file, MANY_KEYS).map_err(|error| format!("write {}: {error}", file.display()))?;
+                return Ok(file.display().to_string());
+            }
             Job::Nexmark { query, .. } => format!("examples/nexmark/{query}.yaml"),
             Job::Positions(query) | Job::PositionsInParts(query) => format!("examples/positions/{}.yaml", query.name()),
             Job::Trucks => "examples/truck-tracking/trucks.yaml".to_owned(),
-        }
+        };
+        Ok(example)
     }
 
     /// Its parameters, with results below `scratch`.
@@ -96,6 +129,7 @@ impl Job {
             Job::Nexmark { rate, .. } => {
                 [("events", "1000000"), ("rate", &rate.to_string()), ("pace", "250000")].map(owned).into()
             }
+            Job::ManyKeys { events } => [("events", &*events.to_string()), ("pace", "1000000")].map(owned).into(),
             Job::Positions(_) => [positions(), vec![output("out.csv")]].concat(),
             Job::PositionsInParts(_) => [positions(), vec![output("out")]].concat(),
             Job::Trucks => [FLEET.map(owned).into(), vec![owned(("speedup", "1800")), output("out")]].concat(),
@@ -107,7 +141,14 @@ impl Job {
     /// **Errors**: the first differences.
     pub(super) fn compare(self, scratch: &Path, info: &str) -> Result<(), String> {
         match self {
-            Job::Nexmark { query, rate } => compare_totals(query, rate, info),
+            Job::Nexmark { query, rate } => {
+                let golden = if rate == 1000 { "golden-1M-rate1000.txt" } else { "golden-1M.txt" };
+                let golden = read(&root().join("testdata/nexmark").join(golden))?;
+                let line = golden.lines().find(|line| line.split(' ').next() == Some(query));
+                let expected = line.and_then(|line| line.split_once(' ')).ok_or("no golden line")?.1;
+                same_totals(&totals(info), expected)
+            }
+            Job::ManyKeys { events } => same_totals(&totals(info), &undisturbed_totals(events)?),
             Job::Positions(query) => {
                 let file = scratch.join("out.csv");
                 difference(&rows_of(std::slice::from_ref(&file))?, &expected(query)?)?;
@@ -136,23 +177,26 @@ impl fmt::Display for Job {
             Job::Nexmark { query, rate: 1000 } => f.write_str(query),
             Job::Nexmark { query, rate } => write!(f, "{query} at {rate} events/s"),
             Job::Positions(query) => f.write_str(query.name()),
+            Job::ManyKeys { .. } => f.write_str("many keys"),
             Job::PositionsInParts(query) => write!(f, "{}, in parts", query.name()),
             Job::Trucks => f.write_str("trucks"),
         }
     }
 }
 
-fn compare_totals(query: &str, rate: u64, info: &str) -> Result<(), String> {
-    let golden = if rate == 1000 { "golden-1M-rate1000.txt" } else { "golden-1M.txt" };
-    let golden = read(&root().join("testdata/nexmark").join(golden))?;
-    let expected = golden.lines().find(|line| line.split(' ').next() == Some(query)).ok_or("no golden line")?;
+/// The totals of the hash sink, as golden lines have them.
+fn totals(text: &str) -> String {
     let total = |name: &str| -> u64 {
-        let behind = info.split(&format!("{name} ")).nth(1).unwrap_or_default();
+        let behind = text.split(name).nth(1).unwrap_or_default();
+        let behind = behind.trim_start_matches(|letter: char| !letter.is_ascii_digit());
         let digits = behind.split(|letter: char| !letter.is_ascii_digit()).next();
         digits.and_then(|text| text.parse().ok()).unwrap_or(0)
     };
-    let found = format!("{query} {} {} {:016x}", total("hash_inserts"), total("hash_retracts"), total("hash_value"));
-    if found == expected { Ok(()) } else { Err(format!("'{found}', expected '{expected}'")) }
+    format!("{} {} {:016x}", total("hash_inserts"), total("hash_retracts"), total("hash_value"))
+}
+
+fn same_totals(found: &str, expected: &str) -> Result<(), String> {
+    if found == expected { Ok(()) } else { Err(format!("the sink has '{found}', expected '{expected}'")) }
 }
 
 fn expected(query: Query) -> Result<Vec<String>, String> {
@@ -183,6 +227,26 @@ fn read(path: &Path) -> Result<String, String> {
     std::fs::read_to_string(path).map_err(|error| format!("read {}: {error}", path.display()))
 }
 
+/// The totals of the job with many keys when nothing disturbs it; played once for each number of events.
+fn undisturbed_totals(events: u64) -> Result<String, String> {
+    static TOTALS: Mutex<BTreeMap<u64, String>> = Mutex::new(BTreeMap::new());
+    let mut known = TOTALS.lock().expect("no holder panics");
+    if let Some(totals) = known.get(&events) {
+        return Ok(totals.clone());
+    }
+    let directory = tempfile::tempdir().map_err(|error| format!("a directory for the undisturbed run: {error}"))?;
+    let job = Job::ManyKeys { events }.file(directory.path())?;
+    let summary = directory.path().join("summary.json");
+    let arguments = ["local", "run", &job, "-p", "2", "--summary", &summary.display().to_string()];
+    let output = run(defining(command(&arguments), &[("events", &events.to_string())]));
+    if !output.status.success() {
+        return Err(format!("the undisturbed run fails: {}", String::from_utf8_lossy(&output.stderr)));
+    }
+    let totals = totals(&read(&summary)?);
+    known.insert(events, totals.clone());
+    Ok(totals)
+}
+
 /// What the fleet's job leaves when nothing disturbs it; played once.
 fn undisturbed_fleet() -> &'static BTreeMap<&'static str, Vec<String>> {
     static RESULTS: OnceLock<BTreeMap<&'static str, Vec<String>>> = OnceLock::new();
@@ -190,7 +254,8 @@ fn undisturbed_fleet() -> &'static BTreeMap<&'static str, Vec<String>> {
         let directory = tempfile::tempdir().expect("a directory for the undisturbed run");
         let output = directory.path().join("out").display().to_string();
         let definitions = [&FLEET[..], &[("output", &output)]].concat();
-        succeed(defining(command(&["local", "run", &Job::Trucks.file(), "-p", "2"]), &definitions));
+        let job = Job::Trucks.file(directory.path()).expect("an example of the repository");
+        succeed(defining(command(&["local", "run", &job, "-p", "2"]), &definitions));
         let rows = |name: &str| {
             let rows = rows_of(&[directory.path().join("out").join(name).with_extension("csv")]);
             rows.unwrap_or_else(|reason| panic!("the undisturbed run leaves all results: {reason}"))

@@ -69,7 +69,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// The run of a number. Faults and jobs take turns, so that a row of 48 numbers has each pair; the rest is thrown.
+    /// The run of a number. Faults and jobs take turns, so that a row of 54 numbers has each pair; the rest is thrown.
     pub fn draw(number: u64) -> Run {
         let mut dice = Dice::of(number);
         let (faults, jobs) = (Fault::ALL.len() as u64, Job::ALL.len() as u64);
@@ -109,6 +109,7 @@ pub fn play(played: &Run) -> Result<(), String> {
     let options = ClusterOptions {
         environment: environment.into_iter().collect(),
         outlives_full_disk: played.fault == Fault::FullDisk,
+        memory: played.job.memory(),
     };
     let mut cluster = Cluster::with(2, 2, options);
     let mut definitions = played.job.definitions(scratch.path());
@@ -117,7 +118,7 @@ pub fn play(played: &Run) -> Result<(), String> {
     definitions.extend(store.iter().flat_map(BrokenStore::settings));
     let definitions: Vec<(&str, &str)> =
         definitions.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    let (job, parallelism) = (played.job.file(), played.parallelism.to_string());
+    let (job, parallelism) = (played.job.file(scratch.path())?, played.parallelism.to_string());
     let id = cluster.submit(&[&job, "-p", &parallelism], &definitions);
     let deadline = Instant::now() + played.patience;
     std::thread::sleep(played.moment);
