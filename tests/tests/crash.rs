@@ -11,8 +11,8 @@ use std::time::Instant;
 
 use weir_tests::crash::{Run, Summary, play};
 
-/// Runs of the short form: each fault twice.
-const SHORT: u64 = 12;
+/// Runs of the short form: each fault four times, some 70 s.
+const SHORT: u64 = 24;
 /// Runs that go on at once: most of a run is waiting.
 const LANES: usize = 2;
 
@@ -36,8 +36,11 @@ fn results_survive_crashes() {
                     }
                     let began = Instant::now();
                     let result = play(&run);
-                    let outcome = if result.is_ok() { "as undisturbed" } else { "DIFFERS" };
-                    eprintln!("{run}: {outcome}, {:.1} s", began.elapsed().as_secs_f64());
+                    let seconds = began.elapsed().as_secs_f64();
+                    match &result {
+                        Ok(said) => eprintln!("{run}: as undisturbed, {seconds:.1} s ({said})"),
+                        Err(reason) => eprintln!("{run}: DIFFERS, {seconds:.1} s: {reason}"),
+                    }
                     summary.lock().expect("no holder panics").add(&run, result.is_ok());
                     if let Err(reason) = result {
                         failures.lock().expect("no holder panics").push(format!("{run}: {reason}"));

@@ -33,7 +33,7 @@ fn check(bug: &'static str, (job, fault): (Job, Fault), parallelism: u64, rescal
             patience: Duration::from_secs(40),
         };
         match play(&run) {
-            Ok(()) => eprintln!("{bug}: not found in {run}"),
+            Ok(said) => eprintln!("{bug}: not found in {run} ({said})"),
             Err(reason) => {
                 assert!(reason.contains(sign), "{bug}: {run} fails otherwise than by '{sign}': {reason}");
                 eprintln!("{bug}: found in {run}");

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::Dice;
+use weir_core::Random;
+use weir_core::random::SplitMix64;
+
 use super::store::BrokenStore;
 use crate::{Cluster, Process};
 
@@ -28,7 +30,7 @@ pub enum Fault {
     KillCoordinator,
     /// A worker stands still for longer than its lease, then goes on: the zombie must not write.
     PauseWorker,
-    /// Requests to the S3 server that holds the checkpoints are cut, and half the time a worker dies meanwhile.
+    /// Requests to the S3 server that holds the checkpoints are cut, and mostly a worker dies meanwhile.
     CutStore,
     /// For a while a worker can write to no disk: not its state, not its part of checkpoints, not its output.
     FullDisk,
@@ -47,7 +49,7 @@ impl Fault {
 
     /// Does it, and brings back as many processes as died. `store` is that of the job's checkpoints, when requests to it
     /// are to be cut.
-    pub(super) fn strike(self, cluster: &mut Cluster, store: Option<&BrokenStore>, dice: &mut Dice) {
+    pub(super) fn strike(self, cluster: &mut Cluster, store: Option<&BrokenStore>, dice: &mut SplitMix64) {
         let index = dice.below(2) as usize;
         match self {
             Fault::KillWorker => {
@@ -66,7 +68,7 @@ impl Fault {
                 cluster.workers[index].signal(Signal::SIGCONT);
             }
             Fault::CutStore => {
-                let killed_at = dice.below(2 * CUTS);
+                let killed_at = dice.below(CUTS * 3 / 2);
                 for cut in 0..CUTS {
                     store.into_iter().for_each(|store| store.cut(dice));
                     if cut == killed_at {

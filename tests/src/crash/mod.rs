@@ -14,8 +14,11 @@ pub use fault::Fault;
 pub use job::{Job, Query};
 pub use summary::Summary;
 
-use crate::{Cluster, ClusterOptions, run};
 use store::BrokenStore;
+use weir_core::Random;
+use weir_core::random::SplitMix64;
+
+use crate::{Cluster, ClusterOptions, run};
 
 /// Longest time a run may take.
 pub const RUN_PATIENCE: Duration = Duration::from_secs(150);
@@ -23,27 +26,6 @@ pub const RUN_PATIENCE: Duration = Duration::from_secs(150);
 /// Settings of every job of the matrix: many checkpoints in a short run.
 const SETTINGS: [(&str, &str); 2] =
     [("execution.checkpointing.interval", "200 ms"), ("restart-strategy.exponential-delay.initial-backoff", "50 ms")];
-
-/// A multiplicative hash: the same moments in every run of a number.
-#[derive(Clone, Copy, Debug)]
-pub struct Dice(u64);
-
-impl Dice {
-    /// The dice of one run.
-    pub fn of(number: u64) -> Dice {
-        let mut dice = Dice(number.wrapping_add(1));
-        // Neighbouring numbers differ in few bits; the first throws would too.
-        dice.below(2);
-        dice.below(2);
-        dice
-    }
-
-    /// A number below `bound`.
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(0xD134_2543_DE82_EF95).wrapping_add(0x9E37_79B9_7F4A_7C15);
-        (self.0 >> 33) % bound
-    }
-}
 
 /// One run of the matrix.
 #[derive(Clone, Debug)]
@@ -71,7 +53,7 @@ pub struct Run {
 impl Run {
     /// The run of a number. Faults and jobs take turns, so that a row of 54 numbers has each pair; the rest is thrown.
     pub fn draw(number: u64) -> Run {
-        let mut dice = Dice::of(number);
+        let mut dice = SplitMix64::new(number);
         let (faults, jobs) = (Fault::ALL.len() as u64, Job::ALL.len() as u64);
         let job = Job::ALL[((number + number / faults) % jobs) as usize];
         Run {
@@ -99,10 +81,10 @@ impl fmt::Display for Run {
     }
 }
 
-/// Plays a run to its end.
+/// Plays a run to its end. Gives what the job says of its checkpoints and restarts.
 ///
 /// **Errors**: how what it left differs from what it must leave, or that the job did not finish, and what it said.
-pub fn play(played: &Run) -> Result<(), String> {
+pub fn play(played: &Run) -> Result<String, String> {
     let scratch = tempfile::tempdir().map_err(|error| format!("a directory for the run: {error}"))?;
     let store = (played.fault == Fault::CutStore).then(BrokenStore::start);
     let environment = played.bug.map(|bug| (weir_core::planted::VARIABLE.to_owned(), bug.to_owned()));
@@ -122,12 +104,16 @@ pub fn play(played: &Run) -> Result<(), String> {
     let id = cluster.submit(&[&job, "-p", &parallelism], &definitions);
     let deadline = Instant::now() + played.patience;
     std::thread::sleep(played.moment);
-    played.fault.strike(&mut cluster, store.as_ref(), &mut Dice::of(!played.number));
+    played.fault.strike(&mut cluster, store.as_ref(), &mut SplitMix64::new(!played.number));
     if let Some(parallelism) = played.rescale_to {
         rescale(&cluster, &id, parallelism, deadline)?;
     }
     let info = cluster.until(&id, &[FINISHED], deadline)?;
-    played.job.compare(scratch.path(), &info)
+    played.job.compare(scratch.path(), &info)?;
+    let lines = info.lines().filter(|line| line.starts_with("Checkpoints") || line.starts_with("Restarts"));
+    let said = lines.map(|line| line.split(';').next().unwrap_or(line));
+    let said = said.flat_map(str::split_whitespace).collect::<Vec<_>>();
+    Ok(said.join(" "))
 }
 
 const FINISHED: &str = "State      FINISHED";

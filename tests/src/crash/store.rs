@@ -1,10 +1,10 @@
 //! An S3 server for a job's checkpoints, behind a proxy that cuts requests.
 
 use tokio::runtime::Runtime;
+use weir_core::Random;
+use weir_core::random::SplitMix64;
 use weir_testkit::s3_server::BUCKET;
 use weir_testkit::{FaultProxy, S3Server};
-
-use super::Dice;
 
 /// A server with a proxy before it.
 pub(super) struct BrokenStore {
@@ -38,7 +38,7 @@ impl BrokenStore {
     }
 
     /// The next request of a kind meets a fault.
-    pub(super) fn cut(&self, dice: &mut Dice) {
+    pub(super) fn cut(&self, dice: &mut SplitMix64) {
         use weir_testkit::fault_proxy::Fault;
         let method = ["PUT", "PUT", "GET", "DELETE"][dice.below(4) as usize];
         let applied = dice.below(2) == 0;
