@@ -209,9 +209,9 @@ impl Cluster {
     pub fn add_worker(&mut self, slots: u32) {
         let data = self.directory.path().join(format!("worker-{}", self.workers.len())).display().to_string();
         let (address, slots) = (self.coordinator.address(), slots.to_string());
-        let mut worker =
-            vec!["worker", "--coordinator", &address, "--slots", &slots, "--http", "127.0.0.1:0", "--data-dir", &data];
+        let mut worker = vec!["worker", "--coordinator", &address, "--slots", &slots, "--http", "127.0.0.1:0"];
         worker.extend(self.options.memory.iter().flat_map(|memory| ["--memory", memory]));
+        worker.extend(["--data-dir", &data]);
         self.workers.push(Process::start(self.options.server(&worker)));
     }
 
@@ -277,9 +277,11 @@ impl ClusterOptions {
     fn server(&self, arguments: &[&str]) -> Command {
         let mut server = command(arguments);
         if self.outlives_full_disk {
-            // An ignored signal stays ignored in the program that the shell becomes.
+            // An ignored signal stays ignored in the program that the shell becomes. Its log is on that disk too, beside the
+            // data directory, which is the last argument.
+            let script = "trap '' XFSZ; exec \"$0\" \"$@\" 2>> \"${!#}.log\"";
             let mut shell = Command::new("bash");
-            shell.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).arg(server.get_program()).args(server.get_args());
+            shell.args(["-c", script]).arg(server.get_program()).args(server.get_args());
             shell.envs(server.get_envs().filter_map(|(name, value)| Some((name, value?))));
             shell.current_dir(root()).env_remove("RUST_LOG").stdin(Stdio::null());
             server = shell;
