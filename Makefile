@@ -17,7 +17,7 @@ bench:
 	@scripts/setup
 	@scripts/bench $(ARGS)
 
-# Breaks something under running jobs, again and again (RUNS=108), compares their results, and ends with a table.
+# Breaks something under running jobs, again and again (RUNS=126), compares their results, and ends with a table.
 crash:
 	@scripts/setup
 	@scripts/crash

@@ -11,8 +11,8 @@ use std::time::Instant;
 
 use weir_tests::crash::{Run, Summary, play};
 
-/// Runs of the short form: each fault four times, some 70 s.
-const SHORT: u64 = 24;
+/// Runs of the short form: each fault four times, some 80 s.
+const SHORT: u64 = 28;
 /// Runs that go on at once: most of a run is waiting.
 const LANES: usize = 2;
 

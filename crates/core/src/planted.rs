@@ -41,3 +41,16 @@ pub fn planted(name: &str) -> bool {
 pub const fn planted(_name: &str) -> bool {
     false
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_planted_unless_it_is_asked_for() {
+        assert_eq!(BTreeSet::from(ALL).len(), ALL.len());
+        assert!(!ALL.into_iter().any(planted));
+    }
+}

@@ -28,6 +28,8 @@ pub enum Fault {
     KillAllWorkers,
     /// The coordinator dies and is started again.
     KillCoordinator,
+    /// The whole cluster dies and is started again.
+    KillEverything,
     /// A worker stands still for longer than its lease, then goes on: the zombie must not write.
     PauseWorker,
     /// Requests to the S3 server that holds the checkpoints are cut, and mostly a worker dies meanwhile.
@@ -38,10 +40,11 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Fault; 6] = [
+    pub const ALL: [Fault; 7] = [
         Fault::KillWorker,
         Fault::KillAllWorkers,
         Fault::KillCoordinator,
+        Fault::KillEverything,
         Fault::PauseWorker,
         Fault::CutStore,
         Fault::FullDisk,
@@ -62,6 +65,12 @@ impl Fault {
                 cluster.add_worker(2);
             }
             Fault::KillCoordinator => cluster.restart_coordinator(),
+            Fault::KillEverything => {
+                cluster.workers.iter().for_each(|worker| worker.signal(Signal::SIGKILL));
+                cluster.restart_coordinator();
+                cluster.add_worker(2);
+                cluster.add_worker(2);
+            }
             Fault::PauseWorker => {
                 cluster.workers[index].signal(Signal::SIGSTOP);
                 std::thread::sleep(PAUSE);
@@ -101,6 +110,7 @@ impl fmt::Display for Fault {
             Fault::KillWorker => "kill a worker",
             Fault::KillAllWorkers => "kill all workers",
             Fault::KillCoordinator => "kill the coordinator",
+            Fault::KillEverything => "kill the whole cluster",
             Fault::PauseWorker => "pause a worker",
             Fault::CutStore => "cut store requests",
             Fault::FullDisk => "fill a disk",

@@ -51,7 +51,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// The run of a number. Faults and jobs take turns, so that a row of 54 numbers has each pair; the rest is thrown.
+    /// The run of a number. Faults and jobs take turns, so that a row of 63 numbers has each pair; the rest is thrown.
     pub fn draw(number: u64) -> Run {
         let mut dice = SplitMix64::new(number);
         let (faults, jobs) = (Fault::ALL.len() as u64, Job::ALL.len() as u64);
