@@ -18,6 +18,9 @@ use super::runner::{CutHere, Runner};
 use super::supervise::StopMode;
 use crate::error::TaskError;
 
+/// How long the planted mistake `offsets-after-barrier` waits for a batch.
+const PLANTED_PATIENCE: Duration = Duration::from_millis(50);
+
 /// The source of a task.
 pub struct Source {
     /// Its name.
@@ -97,9 +100,9 @@ async fn obey(runner: &mut Runner, source: &mut Source, order: TaskOrder) -> Res
         }
     };
     let checkpoint = barrier.checkpoint;
-    let read_ahead = match planted(planted::OFFSETS_AFTER_BARRIER) {
-        true => poll_once(pin!(source.reader.next())).await,
-        false => Poll::Pending,
+    let ahead = match planted(planted::OFFSETS_AFTER_BARRIER) {
+        true => read_ahead(runner.clock.sleep(PLANTED_PATIENCE), source).await,
+        false => None,
     };
     let splits = match positions(source) {
         Ok(splits) => splits,
@@ -114,11 +117,21 @@ async fn obey(runner: &mut Runner, source: &mut Source, order: TaskOrder) -> Res
         runner.settle().await?;
     }
     cut(runner, barrier, splits).await?;
-    if let Poll::Ready(Ok(SourceEvent::Batch(batch))) = read_ahead {
-        runner.chain.emit_source(batch)?;
-        runner.settle().await?;
+    match ahead {
+        Some(SourceEvent::Batch(batch)) => runner.chain.emit_source(batch)?,
+        Some(SourceEvent::SplitFinished(split)) => runner.chain.split(SplitEvent::Finished(split))?,
+        _ => return Ok(after != AfterBarrier::GoOn),
     }
+    runner.settle().await?;
     Ok(after != AfterBarrier::GoOn)
+}
+
+/// What a planted mistake reads before it notes the positions.
+async fn read_ahead(patience: impl Future<Output = ()>, source: &mut Source) -> Option<SourceEvent> {
+    tokio::select! {
+        event = source.reader.next() => event.ok(),
+        () = patience => None,
+    }
 }
 
 async fn cut(runner: &mut Runner, barrier: Barrier, splits: Vec<SplitState>) -> Result<(), TaskError> {
