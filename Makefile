@@ -17,7 +17,7 @@ bench:
 	@scripts/setup
 	@scripts/bench $(ARGS)
 
-# Kills processes under running jobs, again and again (RUNS=50 per test), and compares their results.
+# Breaks something under running jobs, again and again (RUNS=126), compares their results, and ends with a table.
 crash:
 	@scripts/setup
 	@scripts/crash

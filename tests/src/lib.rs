@@ -3,6 +3,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "real processes live on the real clock")]
 
+pub mod crash;
+
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -160,16 +162,33 @@ pub struct Cluster {
     /// The coordinator.
     pub coordinator: Process,
     directory: tempfile::TempDir,
+    options: ClusterOptions,
+}
+
+/// How the processes of a cluster are started.
+#[derive(Clone, Debug, Default)]
+pub struct ClusterOptions {
+    /// More variables of their environment.
+    pub environment: Vec<(String, String)>,
+    /// A write beyond the limit of a file's size fails, as on a full disk, and does not kill a worker.
+    pub outlives_full_disk: bool,
+    /// Memory of each worker, such as 128MiB; a default of the machine's when absent.
+    pub memory: Option<&'static str>,
 }
 
 impl Cluster {
     /// Starts a coordinator and some workers, and waits until all are registered.
     pub fn start(worker_count: usize, slots: u32) -> Cluster {
+        Cluster::with(worker_count, slots, ClusterOptions::default())
+    }
+
+    /// As [`Cluster::start`].
+    pub fn with(worker_count: usize, slots: u32, options: ClusterOptions) -> Cluster {
         let directory = tempfile::tempdir().expect("a directory for the cluster");
         let data = directory.path().join("coordinator").display().to_string();
         let listen = ["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir", &data];
-        let coordinator = Process::start(command(&[&["coordinator"], &listen[..]].concat()));
-        let mut cluster = Cluster { workers: Vec::new(), coordinator, directory };
+        let coordinator = Process::start(options.server(&[&["coordinator"], &listen[..]].concat()));
+        let mut cluster = Cluster { workers: Vec::new(), coordinator, directory, options };
         for _ in 0..worker_count {
             cluster.add_worker(slots);
         }
@@ -183,16 +202,17 @@ impl Cluster {
         self.coordinator.wait();
         let data = data.display().to_string();
         let listen = ["coordinator", "--listen", &address, "--http", "127.0.0.1:0", "--data-dir", &data];
-        self.coordinator = Process::start(command(&listen));
+        self.coordinator = Process::start(self.options.server(&listen));
     }
 
     /// Starts one more worker; it is registered when this returns.
     pub fn add_worker(&mut self, slots: u32) {
         let data = self.directory.path().join(format!("worker-{}", self.workers.len())).display().to_string();
         let (address, slots) = (self.coordinator.address(), slots.to_string());
-        let worker =
-            ["worker", "--coordinator", &address, "--slots", &slots, "--http", "127.0.0.1:0", "--data-dir", &data];
-        self.workers.push(Process::start(command(&worker)));
+        let mut worker = vec!["worker", "--coordinator", &address, "--slots", &slots, "--http", "127.0.0.1:0"];
+        worker.extend(self.options.memory.iter().flat_map(|memory| ["--memory", memory]));
+        worker.extend(["--data-dir", &data]);
+        self.workers.push(Process::start(self.options.server(&worker)));
     }
 
     /// A client command against this cluster.
@@ -226,9 +246,48 @@ impl Cluster {
         }
     }
 
+    /// Asks `weir info` until its text contains one of `wanted`; that text. A coordinator that does not answer is asked again.
+    ///
+    /// **Errors**: the job failed and that was not wanted, or the time is over.
+    pub fn until(&self, job: &str, wanted: &[&str], deadline: Instant) -> Result<String, String> {
+        loop {
+            let output = run(self.client(&["info", job]));
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            if output.status.success() && wanted.iter().any(|wanted| text.contains(wanted)) {
+                return Ok(text);
+            }
+            if text.contains("State      FAILED") {
+                return Err(format!("the job failed:\n{text}"));
+            }
+            if Instant::now() >= deadline {
+                let said = String::from_utf8_lossy(&output.stderr);
+                return Err(format!("{wanted:?} does not come:\n{text}{said}"));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// Files left in the workers' and the coordinator's directories with this in their name.
     pub fn files_with(&self, part: &str) -> Vec<PathBuf> {
         files_below(self.directory.path()).into_iter().filter(|path| path.to_string_lossy().contains(part)).collect()
+    }
+}
+
+impl ClusterOptions {
+    fn server(&self, arguments: &[&str]) -> Command {
+        let mut server = command(arguments);
+        if self.outlives_full_disk {
+            // An ignored signal stays ignored in the program that the shell becomes. Its log is on that disk too, beside the
+            // data directory, which is the last argument.
+            let script = "trap '' XFSZ; exec \"$0\" \"$@\" 2>> \"${!#}.log\"";
+            let mut shell = Command::new("bash");
+            shell.args(["-c", script]).arg(server.get_program()).args(server.get_args());
+            shell.envs(server.get_envs().filter_map(|(name, value)| Some((name, value?))));
+            shell.current_dir(root()).env_remove("RUST_LOG").stdin(Stdio::null());
+            server = shell;
+        }
+        server.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        server
     }
 }
 
@@ -249,10 +308,33 @@ pub fn sorted_lines(path: &Path) -> Vec<String> {
 
 /// Compares two results and shows the first differences instead of a hundred thousand lines.
 pub fn assert_same(found: &[String], expected: &[String], what: &str) {
-    if found == expected {
-        return;
+    if let Err(difference) = difference(found, expected) {
+        panic!("{what}: {difference}");
     }
-    let missing: Vec<_> = expected.iter().filter(|line| found.binary_search(line).is_err()).take(5).collect();
-    let extra: Vec<_> = found.iter().filter(|line| expected.binary_search(line).is_err()).take(5).collect();
-    panic!("{what}: {} lines, expected {}; missing {missing:#?}, extra {extra:#?}", found.len(), expected.len());
+}
+
+/// Compares two results, each a header and sorted rows.
+///
+/// **Errors**: the first differences; a row that is there twice counts as a difference.
+pub fn difference(found: &[String], expected: &[String]) -> Result<(), String> {
+    if found == expected {
+        return Ok(());
+    }
+    let (missing, extra) = (first_more(expected, found), first_more(found, expected));
+    Err(format!("{} lines, expected {}; missing {missing:#?}, extra {extra:#?}", found.len(), expected.len()))
+}
+
+/// The first lines of which there are more in `of` than in `other`.
+fn first_more<'a>(of: &'a [String], other: &'a [String]) -> Vec<&'a String> {
+    let mut counts: std::collections::BTreeMap<&String, i64> = std::collections::BTreeMap::new();
+    other.iter().for_each(|line| *counts.entry(line).or_insert(0) += 1);
+    let mut more = Vec::new();
+    for line in of {
+        let left = counts.entry(line).or_insert(0);
+        *left -= 1;
+        if *left < 0 && more.len() < 5 {
+            more.push(line);
+        }
+    }
+    more
 }

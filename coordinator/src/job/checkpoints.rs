@@ -17,6 +17,7 @@ use weir_checkpoint::{
     write_manifest,
 };
 use weir_core::error::report;
+use weir_core::planted::{self, planted};
 use weir_core::{CheckpointId, ErrorDomain, WorkerId};
 use weir_proto::v1;
 
@@ -281,6 +282,10 @@ impl Master {
             return self.savepoint_complete();
         }
         underway.phase = Phase::Committing(Arc::clone(&manifest));
+        if planted(planted::NOTIFIED_IS_COMMITTED) {
+            self.outbox.push(checkpoint.0, committables(&manifest));
+            self.drain_outbox();
+        }
         let next = CheckpointId(self.next_checkpoint + IDS_RESERVED);
         self.ledger.change(Some(Note::Committed(checkpoint)), |meta| {
             meta.retained.push(CompletedPointer { checkpoint, manifest: manifest.path() });
@@ -364,7 +369,9 @@ impl Master {
         self.failures_in_a_row = 0;
         self.trigger.ended(now);
         self.known.insert(checkpoint, CompletedCheckpoint::from(manifest.as_ref()));
-        self.outbox.push(checkpoint.0, committables(&manifest));
+        if !planted(planted::NOTIFIED_IS_COMMITTED) {
+            self.outbox.push(checkpoint.0, committables(&manifest));
+        }
         self.point = Some(RestorePoint { manifest, store: String::new(), unclaimed: Unclaimed::Refused });
         self.drain_outbox();
         self.retain();

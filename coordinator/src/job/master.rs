@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use weir_checkpoint::retention::CompletedCheckpoint;
 use weir_checkpoint::{CheckpointError, Manifest, ObjectRef, TaskState};
+use weir_core::planted::{self, planted};
 use weir_core::{AttemptNumber, CheckpointId, Clock, FencingToken, JobId, OperatorUid, Problem, WorkerId};
 use weir_operator_api::{Registry, Split};
 use weir_proto::convert::token_to_proto;
@@ -137,6 +138,9 @@ pub(super) enum Signal {
     /// The job is planned as it was when its checkpoint was taken, or cannot be.
     PlannedAsItWas(Box<Result<PreparedJob, Vec<Problem>>>),
 }
+
+/// How much later the metadata is written than it should be: the planted mistake `notified-is-committed`.
+const PLANTED_PAUSE: Duration = Duration::from_millis(300);
 
 /// What a master wants to be told when a change of its ledger is durable.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -526,7 +530,13 @@ impl Master {
             return;
         }
         if let Some(write) = self.ledger.write() {
-            self.later(async move { Signal::MetaWritten(write.await) });
+            let pause = planted(planted::NOTIFIED_IS_COMMITTED).then(|| self.around.clock.sleep(PLANTED_PAUSE));
+            self.later(async move {
+                if let Some(pause) = pause {
+                    pause.await;
+                }
+                Signal::MetaWritten(write.await)
+            });
         }
     }
 

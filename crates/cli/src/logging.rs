@@ -17,6 +17,9 @@ pub fn install(arguments: &Arguments) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&filter)
         .with_context(|| format!("read the log level '{filter}': expected error, warn, info, debug or trace"))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal());
+    // A line that cannot be written, because the log's disk is full, is lost: the complaint about it would go the same way,
+    // and panic in whoever has something to say.
+    let log = log.log_internal_errors(false);
     match arguments.log_format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().flatten_event(true).init(),

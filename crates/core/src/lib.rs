@@ -12,6 +12,7 @@ pub mod error;
 pub mod ids;
 pub mod key_group;
 pub mod key_hash;
+pub mod planted;
 pub mod random;
 pub mod settings;
 pub mod time;

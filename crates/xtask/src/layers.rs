@@ -57,7 +57,7 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
     ("weir-testkit", &["weir-core", "weir-graph", "weir-state", "weir-checkpoint", "weir-operator-api"], &[]),
     ("weir-bench", &[], &[]),
     ("weir-xtask", &[], &[]),
-    ("weir-tests", &["weir-core", "weir-graph", "weir-proto", "weir-cli"], &[]),
+    ("weir-tests", &["weir-core", "weir-graph", "weir-proto", "weir-cli", "weir-testkit"], &[]),
 ];
 
 /// Compares the workspace with the table.

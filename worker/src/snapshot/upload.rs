@@ -17,6 +17,7 @@ use weir_checkpoint::{
     ChannelState, CheckpointError, CheckpointStore, Incarnation, OperatorTaskState, SectionRef, StateObjectWriter,
     SubtaskState, TableScope, TableState, TaskState,
 };
+use weir_core::planted::{self, planted};
 use weir_core::random::SplitMix64;
 use weir_core::{CheckpointId, Clock, FencingToken, JobId, OperatorUid};
 use weir_operator_api::OperatorError;
@@ -37,6 +38,9 @@ use crate::input::in_flight::ChannelAtCut;
 
 /// Orders to trigger that are remembered for barriers that come later.
 const ORDERS_REMEMBERED: usize = 16;
+
+/// How much later an object comes than it should: the planted mistake `manifest-before-last-object`.
+const PLANTED_PAUSE: Duration = Duration::from_millis(500);
 
 /// An order to take a checkpoint, as it came.
 #[derive(Clone, Debug)]
@@ -249,6 +253,15 @@ impl Checkpointing {
             let (bytes, sections) = object.finish(&path);
             stats.new_bytes += bytes.len() as u64;
             let began = self.inner.clock.monotonic();
+            if planted(planted::MANIFEST_BEFORE_LAST_OBJECT) {
+                let (store, pause) = (Arc::clone(&store), self.inner.clock.sleep(PLANTED_PAUSE));
+                tokio::spawn(async move {
+                    pause.await;
+                    store.put_new(&path, bytes).await
+                });
+                uploaded.push(sections);
+                continue;
+            }
             let copied = bytes.clone();
             store.put_new(&path, bytes).await.map_err(|error: CheckpointError| of_store(&error))?;
             if let Some(copies) = self.inner.copies.as_ref().filter(|_| order.savepoint_directory.is_empty()) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use weir_core::planted::{self, planted};
 use weir_core::{Barrier, CheckpointId, EventTime, Passage, StreamElement};
 
 use super::counters::Doing;
@@ -24,6 +25,8 @@ struct Loop<'a> {
     began_at: Duration,
     /// Whether the barrier at hand may overtake further down.
     passage: Passage,
+    /// A cut that a planted mistake puts behind one more batch.
+    late_cut: Option<Barrier>,
 }
 
 /// What woke the loop.
@@ -48,7 +51,8 @@ pub async fn run(
         None => WatermarkValve::restored(channels, watermark),
     };
     let aligner = Aligner::new(channels);
-    let mut task = Loop { runner, gate, valve, aligner, began_at: Duration::ZERO, passage: Passage::Waits };
+    let mut task =
+        Loop { runner, gate, valve, aligner, began_at: Duration::ZERO, passage: Passage::Waits, late_cut: None };
     if channels == 0 {
         // Fewer senders than receivers, each with one of its own: for the others nothing will ever come.
         let end = Change { watermark: Some(EventTime::MAX), has_ended: true, ..Change::default() };
@@ -103,6 +107,9 @@ impl Loop<'_> {
             StreamElement::Batch(batch) => {
                 self.runner.chain.process(self.gate.input_of(channel), batch)?;
                 self.runner.settle().await?;
+                if let Some(barrier) = self.late_cut.take() {
+                    self.cut(barrier, None).await?;
+                }
                 Change::default()
             }
             StreamElement::Watermark(watermark) => self.valve.on_watermark(channel, watermark),
@@ -159,7 +166,13 @@ impl Loop<'_> {
                 Ok(())
             }
             Verdict::Complete(checkpoint) => {
-                self.cut(Barrier { checkpoint, passage: self.passage }, None).await?;
+                let barrier = Barrier { checkpoint, passage: self.passage };
+                if planted(planted::BARRIER_BEFORE_FREEZE) {
+                    self.runner.forward(barrier).await?;
+                    self.late_cut = Some(barrier);
+                } else {
+                    self.cut(barrier, None).await?;
+                }
                 self.gate.unblock_all();
                 Ok(())
             }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use weir_checkpoint::SplitState;
-use weir_core::{Barrier, CheckpointId, Clock, EdgeId, OperatorUid, Value};
+use weir_core::{Barrier, CheckpointId, Clock, EdgeId, OperatorUid, StreamElement, Value};
 use weir_operator_api::{Committable, Cut, PreparedOutput, SinkReport, SinkWriter};
 use weir_state::{FrozenTable, MemoryShare, StateTable};
 
@@ -267,6 +267,16 @@ impl Runner {
         let alignment = aligned_at.saturating_sub(began_at);
         let (freeze, passed) = (self.freeze, self.chain.passed());
         cuts.taken(TaskSnapshot { checkpoint, operators, began_at, alignment, freeze, in_flight, passed });
+        Ok(())
+    }
+
+    /// Sends a barrier on without a cut: the planted mistake `barrier-before-freeze`. The one of the cut comes behind it and
+    /// says nothing any more.
+    pub async fn forward(&mut self, barrier: Barrier) -> Result<(), TaskError> {
+        let now = self.clock.monotonic();
+        for writer in self.writers.values_mut() {
+            writer.write(StreamElement::Barrier(barrier), now, None).await?;
+        }
         Ok(())
     }
 

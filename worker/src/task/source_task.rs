@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use weir_checkpoint::SplitState;
+use weir_core::planted::{self, planted};
 use weir_core::{Barrier, EventTime, OperatorUid, Passage};
 use weir_operator_api::{SourceEvent, SourceReader, Split, SplitEvent};
 
@@ -16,6 +17,9 @@ use super::orders::{AfterBarrier, TaskOrder};
 use super::runner::{CutHere, Runner};
 use super::supervise::StopMode;
 use crate::error::TaskError;
+
+/// How long the planted mistake `offsets-after-barrier` waits for a batch.
+const PLANTED_PATIENCE: Duration = Duration::from_millis(50);
 
 /// The source of a task.
 pub struct Source {
@@ -96,6 +100,10 @@ async fn obey(runner: &mut Runner, source: &mut Source, order: TaskOrder) -> Res
         }
     };
     let checkpoint = barrier.checkpoint;
+    let ahead = match planted(planted::OFFSETS_AFTER_BARRIER) {
+        true => read_ahead(runner.clock.sleep(PLANTED_PATIENCE), source).await,
+        false => None,
+    };
     let splits = match positions(source) {
         Ok(splits) => splits,
         Err(error) => {
@@ -109,7 +117,21 @@ async fn obey(runner: &mut Runner, source: &mut Source, order: TaskOrder) -> Res
         runner.settle().await?;
     }
     cut(runner, barrier, splits).await?;
+    match ahead {
+        Some(SourceEvent::Batch(batch)) => runner.chain.emit_source(batch)?,
+        Some(SourceEvent::SplitFinished(split)) => runner.chain.split(SplitEvent::Finished(split))?,
+        _ => return Ok(after != AfterBarrier::GoOn),
+    }
+    runner.settle().await?;
     Ok(after != AfterBarrier::GoOn)
+}
+
+/// What a planted mistake reads before it notes the positions.
+async fn read_ahead(patience: impl Future<Output = ()>, source: &mut Source) -> Option<SourceEvent> {
+    tokio::select! {
+        event = source.reader.next() => event.ok(),
+        () = patience => None,
+    }
 }
 
 async fn cut(runner: &mut Runner, barrier: Barrier, splits: Vec<SplitState>) -> Result<(), TaskError> {
