@@ -1,7 +1,12 @@
 //! A cluster of real processes: what a user does with it, and what happens when parts of it die.
 
+#![allow(clippy::disallowed_methods, reason = "real processes live on the real clock")]
+
+use std::time::Duration;
+
 use nix::sys::signal::Signal;
-use weir_tests::{Cluster, command, defining, fail, succeed};
+use weir_core::planted;
+use weir_tests::{Cluster, ClusterOptions, command, defining, fail, root, succeed};
 
 /// A job that runs until it is stopped: bids at a few thousand per second, counted per window, into files.
 const ENDLESS: &str = r#"
@@ -138,4 +143,31 @@ fn refused_job_lists_all_problems_and_exits_with_failure() {
 fn client_without_coordinator_says_what_to_do() {
     let errors = fail(command(&["list", "-m", "127.0.0.1:1"]));
     assert!(errors.contains("127.0.0.1:1") && errors.contains("weir coordinator"), "{errors}");
+}
+
+/// A coordinator is one process for many jobs: a mistake in one must not leave it hanging, nor end the others.
+#[test]
+fn job_whose_master_panics_goes_on_from_its_last_checkpoint() {
+    let environment = vec![(planted::VARIABLE.to_owned(), planted::MASTER_PANICS.to_owned())];
+    let cluster = Cluster::with(1, 2, ClusterOptions { environment, ..ClusterOptions::default() });
+    let definitions =
+        [("events", "1000000"), ("rate", "1000"), ("pace", "250000"), ("execution.checkpointing.interval", "200 ms")];
+    let id = cluster.submit(&["examples/nexmark/q5.yaml", "-p", "2"], &definitions);
+    cluster.wait_for(&id, "State      RUNNING");
+    std::thread::sleep(Duration::from_millis(1000));
+    fail(cluster.client(&["savepoint", &id]));
+    let info = cluster.wait_for_any(&id, &["State      FINISHED", "State      FAILED"]);
+    let golden =
+        std::fs::read_to_string(root().join("testdata/nexmark/golden-1M-rate1000.txt")).expect("golden results");
+    let inserts = golden.lines().find_map(|line| line.strip_prefix("q5 ")?.split(' ').next()).expect("a golden line");
+    assert!(info.contains(&format!("hash_inserts {inserts}")) && info.contains("Restored   from"), "{info}");
+    // Again and again: the job fails with a sentence, and the coordinator lives.
+    let endless = [("events", "1000000000"), ("rate", "1000"), ("pace", "20000")];
+    let id = cluster.submit(&["examples/nexmark/q5.yaml", "-p", "2"], &endless);
+    for _ in 0..4 {
+        cluster.wait_for(&id, "State      RUNNING");
+        fail(cluster.client(&["savepoint", &id]));
+    }
+    let info = cluster.wait_for(&id, "State      FAILED");
+    assert!(info.contains("panicked again and again"), "{info}");
 }

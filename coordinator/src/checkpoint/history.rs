@@ -6,8 +6,8 @@ use weir_proto::v1::{CheckpointDetails, CheckpointOverview, CheckpointStats, Che
 
 use super::failure::CheckpointFailure;
 
-/// Checkpoints that are shown.
-const SHOWN_MAX: usize = 10;
+/// Checkpoints that are remembered.
+const SHOWN_MAX: usize = 100;
 
 /// The checkpoints of one job.
 #[derive(Debug, Default)]
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn last_ones_are_shown_newest_first_and_all_are_counted() {
         let mut history = History::default();
-        for id in 1..=15 {
+        for id in 1..=105 {
             history.begin(id, false, 0);
             match id % 3 {
                 0 => history.failed(id, &CheckpointFailure::Interrupted, 5),
@@ -112,10 +112,10 @@ mod tests {
             }
         }
         let overview = history.overview();
-        assert_eq!((overview.completed_count, overview.failed_count), (10, 5));
+        assert_eq!((overview.completed_count, overview.failed_count), (70, 35));
         let ids: Vec<u64> = overview.latest.iter().map(|details| details.checkpoint_id).collect();
-        assert_eq!(ids, (6..=15).rev().collect::<Vec<_>>());
+        assert_eq!(ids, (6..=105).rev().collect::<Vec<_>>());
         assert_eq!(overview.latest[0].failure_code, "checkpoint-interrupted");
-        assert_eq!(history.last_completed().map(|details| details.checkpoint_id), Some(14));
+        assert_eq!(history.last_completed().map(|details| details.checkpoint_id), Some(104));
     }
 }

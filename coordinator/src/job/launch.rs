@@ -1,8 +1,11 @@
 //! Brings jobs to life: one that a user submitted, or those that an earlier coordinator left. Gives each a record, a
 //! mailbox and a master.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::mpsc;
@@ -20,6 +23,9 @@ use super::submit::{PreparedJob, RestorePoint, plan};
 use super::table::{JobHandle, NotAdmitted};
 use crate::error::CoordinatorError;
 use crate::meta::{IDS_RESERVED, JobMeta, Origin};
+
+/// Masters of one job that may panic before it has failed.
+const DEATHS_MAX: u32 = 4;
 
 /// Why a submitted job does not live.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +56,7 @@ pub(crate) async fn submitted(
     }
     around.meta.put(&meta).await.map_err(NotLaunched::NotKept)?;
     let record = JobRecord::new(id, &job.plan, job.config.clone(), now);
-    let launched = launch(Beginning { meta, job, point, birth: Birth::New }, record, around);
+    let launched = launch(Beginning { meta, job, point, birth: Birth::New }, record, around, 0);
     if launched.is_err() {
         around.meta.remove(id).await.map_err(NotLaunched::NotKept)?;
     }
@@ -62,32 +68,61 @@ pub(crate) async fn submitted(
 /// **Errors**: metadata that cannot be read.
 pub(crate) async fn left_behind(around: &Surroundings) -> Result<(), CoordinatorError> {
     for meta in around.meta.load().await? {
-        let id = meta.job;
-        if around.table.has_ended(id) {
-            around.meta.remove(id).await?;
-            continue;
-        }
-        let graph =
-            v1::JobGraph::decode(meta.graph.clone()).map_err(|error| format!("its graph cannot be read: {error}"));
-        let planned = match graph {
-            Ok(graph) => plan(graph, around).await.map_err(|problems| failure::listed(&problems)),
-            Err(reason) => Err(reason),
-        };
-        match planned {
-            Ok(job) => {
-                let submitted_us = meta.submitted_at_unix_ms.saturating_mul(1000);
-                let record = JobRecord::new(id, &job.plan, job.config.clone(), submitted_us).resume(&meta);
-                tracing::info!(job = %id, name = job.plan.name, "goes on with a job");
-                if let Err(error) =
-                    launch(Beginning { meta, job, point: None, birth: Birth::Recovered }, record, around)
-                {
-                    tracing::error!(job = %id, %error, "cannot go on with a job");
-                }
-            }
-            Err(reason) => bury(&meta, &reason, around).await?,
-        }
+        go_on(meta, around, 0).await?;
     }
     Ok(())
+}
+
+/// Goes on with a job from what is kept of it. `deaths` is how many masters of it have panicked here.
+async fn go_on(meta: JobMeta, around: &Surroundings, deaths: u32) -> Result<(), CoordinatorError> {
+    let id = meta.job;
+    if around.table.has_ended(id) {
+        return around.meta.remove(id).await;
+    }
+    let graph = v1::JobGraph::decode(meta.graph.clone()).map_err(|error| format!("its graph cannot be read: {error}"));
+    let planned = match graph {
+        Ok(graph) => plan(graph, around).await.map_err(|problems| failure::listed(&problems)),
+        Err(reason) => Err(reason),
+    };
+    match planned {
+        Ok(job) => {
+            let submitted_us = meta.submitted_at_unix_ms.saturating_mul(1000);
+            let record = JobRecord::new(id, &job.plan, job.config.clone(), submitted_us).resume(&meta);
+            tracing::info!(job = %id, name = job.plan.name, "goes on with a job");
+            let beginning = Beginning { meta, job, point: None, birth: Birth::Recovered };
+            if let Err(error) = launch(beginning, record, around, deaths) {
+                tracing::error!(job = %id, %error, "cannot go on with a job");
+            }
+            Ok(())
+        }
+        Err(reason) => bury(&meta, &reason, around).await,
+    }
+}
+
+/// After a master has panicked: what it knew is gone, and what is durable is enough to go on from, as it is after the end
+/// of a coordinator. One that panics again and again would do so for ever.
+async fn after_panic(id: JobId, around: Surroundings, deaths: u32) {
+    around.cluster.release_slots(id);
+    let kept = match around.meta.load().await {
+        Ok(kept) => kept.into_iter().find(|meta| meta.job == id),
+        Err(error) => {
+            return tracing::error!(job = %id, error = weir_core::error::report(&error), "cannot go on with a job");
+        }
+    };
+    let Some(meta) = kept else {
+        // It had come to its end, and there is nothing left to tell of it.
+        return around.table.suspend(id);
+    };
+    let went_on = match deaths {
+        DEATHS_MAX.. => {
+            around.table.suspend(id);
+            bury(&meta, "its master panicked again and again; the log has the places", &around).await
+        }
+        _ => go_on(meta, &around, deaths).await,
+    };
+    if let Err(error) = went_on {
+        tracing::error!(job = %id, error = weir_core::error::report(&error), "cannot go on with a job");
+    }
 }
 
 async fn bury(meta: &JobMeta, reason: &str, around: &Surroundings) -> Result<(), CoordinatorError> {
@@ -114,7 +149,7 @@ async fn bury(meta: &JobMeta, reason: &str, around: &Surroundings) -> Result<(),
     around.meta.remove(meta.job).await
 }
 
-fn launch(beginning: Beginning, record: JobRecord, around: &Surroundings) -> Result<JobId, NotAdmitted> {
+fn launch(beginning: Beginning, record: JobRecord, around: &Surroundings, deaths: u32) -> Result<JobId, NotAdmitted> {
     let id = beginning.meta.job;
     let record = Arc::new(Mutex::new(record));
     let (mailbox, letters) = mpsc::channel(MAILBOX_MAX);
@@ -124,6 +159,14 @@ fn launch(beginning: Beginning, record: JobRecord, around: &Surroundings) -> Res
     let span = tracing::info_span!("job", job = %id, name = plan.name);
     span.in_scope(|| tracing::info!(slots = plan.slots_needed(), "job accepted"));
     let master = Master::new(beginning, record, around.clone());
-    tokio::spawn(master.run(letters).instrument(span));
+    let around = around.clone();
+    let watched: BoxFuture<'static, ()> = Box::pin(async move {
+        let ran = AssertUnwindSafe(master.run(letters).instrument(span)).catch_unwind().await;
+        if ran.is_err() {
+            tracing::error!(job = %id, "the master of the job panicked");
+            after_panic(id, around, deaths + 1).await;
+        }
+    });
+    tokio::spawn(watched);
     Ok(id)
 }

@@ -355,7 +355,10 @@ impl Master {
             }
             Letter::StopWithSavepoint(directory, drain, answer) => self.ask_stop(directory, drain, answer),
             Letter::TakeCheckpoint(answer) => self.ask(Manual::Checkpoint(answer)),
-            Letter::TakeSavepoint(directory, answer) => self.ask_savepoint(directory, answer),
+            Letter::TakeSavepoint(directory, answer) => {
+                assert!(!planted(planted::MASTER_PANICS), "a planted panic");
+                self.ask_savepoint(directory, answer);
+            }
             Letter::Rescale(parallelism, answer) => self.replan(parallelism, answer),
         }
     }

@@ -81,7 +81,9 @@ impl JobTable {
         if state.live.len() >= LIVE_JOBS_MAX {
             return Err(NotAdmitted::Full);
         }
-        state.live.insert(id, handle);
+        if let Some(panicked) = state.live.insert(id, handle) {
+            panicked.ended.cancel();
+        }
         Ok(())
     }
 

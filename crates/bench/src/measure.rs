@@ -47,6 +47,25 @@ pub struct Measured {
     pub range_per_cpu_s: (f64, f64),
     /// The floor, events per CPU-second; 0 for none.
     pub floor_per_cpu_s: f64,
+    /// The completed checkpoints of all runs; absent when there were none.
+    pub checkpoints: Option<Checkpoints>,
+}
+
+/// What checkpoints cost. **Units**: milliseconds, of the task for which it was longest.
+#[derive(Serialize, Clone)]
+pub struct Checkpoints {
+    /// How many.
+    pub count: usize,
+    /// How many more have failed.
+    pub failed: u64,
+    /// Median from trigger to commit.
+    pub duration_p50_ms: f64,
+    /// Median of how long the stream of a task stood still.
+    pub stall_p50_ms: f64,
+    /// The same, for all but one in a hundred.
+    pub stall_p99_ms: f64,
+    /// Median bytes, MB (10^6).
+    pub size_mb: f64,
 }
 
 struct Run {
@@ -63,6 +82,7 @@ impl Bench {
             .map(|_| self.run(scenario, scenario.job, input))
             .collect::<anyhow::Result<_>>()
             .with_context(|| format!("measure {}", scenario.name))?;
+        let checkpoints = checkpoints(measured.iter().map(|run| &run.summary));
         measured.sort_by(|a, b| b.cpu_seconds.total_cmp(&a.cpu_seconds));
         let rate = |run: &Run| scenario.events as f64 / run.cpu_seconds;
         let range = (rate(&measured[0]), rate(&measured[measured.len() - 1]));
@@ -82,6 +102,7 @@ impl Bench {
             events: scenario.events,
             range_per_cpu_s: range,
             floor_per_cpu_s: scenario.floor * 1e6,
+            checkpoints,
         })
     }
 
@@ -208,6 +229,31 @@ fn children_cpu_seconds() -> anyhow::Result<f64> {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
     let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
     Ok(seconds(usage.user_time()) + seconds(usage.system_time()))
+}
+
+fn checkpoints<'a>(summaries: impl Iterator<Item = &'a Value>) -> Option<Checkpoints> {
+    let (mut durations, mut stalls, mut sizes, mut failed) = (Vec::new(), Vec::new(), Vec::new(), 0);
+    for summary in summaries {
+        failed += summary["checkpoints"]["failed"].as_u64().unwrap_or(0);
+        for one in summary["checkpoints"]["latest"].as_array().into_iter().flatten() {
+            if one["is_completed"] == true {
+                durations.push(one["duration_us"].as_f64()? / 1e3);
+                stalls.push(one["freeze_us"].as_f64()? / 1e3);
+                sizes.push(one["bytes"].as_f64()? / 1e6);
+            }
+        }
+    }
+    [&mut durations, &mut stalls, &mut sizes].into_iter().for_each(|values| values.sort_by(f64::total_cmp));
+    let at =
+        |values: &[f64], share: f64| values.get(((values.len().max(1) - 1) as f64 * share).ceil() as usize).copied();
+    Some(Checkpoints {
+        count: durations.len(),
+        failed,
+        duration_p50_ms: at(&durations, 0.5)?,
+        stall_p50_ms: at(&stalls, 0.5)?,
+        stall_p99_ms: at(&stalls, 0.99)?,
+        size_mb: at(&sizes, 0.5)?,
+    })
 }
 
 fn rows_per_batch(summary: &Value) -> f64 {

@@ -75,6 +75,14 @@ pub fn print(results: &[Measured], peer: &BTreeMap<String, f64>) -> anyhow::Resu
             writeln!(out, "{name} keeps {:.1} % of the rate of {beside}", rate / plain * 100.0)?;
         }
     }
+    for Measured { name, checkpoints, .. } in results {
+        let Some(taken) = checkpoints else { continue };
+        writeln!(
+            out,
+            "{name}: {} checkpoints of {:.0} MB, {} more failed; p50 {:.0} ms; a task stood still for p50 {:.2}, p99 {:.2} ms",
+            taken.count, taken.size_mb, taken.failed, taken.duration_p50_ms, taken.stall_p50_ms, taken.stall_p99_ms
+        )?;
+    }
     Ok(())
 }
 

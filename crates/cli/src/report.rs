@@ -89,6 +89,9 @@ fn restarts(job: &v1::JobDetails) -> String {
     text
 }
 
+/// Checkpoints that a person looks at; `--summary` has more.
+const CHECKPOINTS_SHOWN: usize = 10;
+
 /// The last checkpoints with their phases; empty when there was none.
 fn checkpoints(overview: &v1::CheckpointOverview) -> String {
     if overview.latest.is_empty() && overview.completed_count + overview.failed_count == 0 {
@@ -112,7 +115,7 @@ fn checkpoints(overview: &v1::CheckpointOverview) -> String {
         ("In flight", Right),
     ]);
     let mut remarks = String::new();
-    for one in &overview.latest {
+    for one in overview.latest.iter().take(CHECKPOINTS_SHOWN) {
         let status = one.status().as_str_name().trim_start_matches("CHECKPOINT_STATUS_").to_owned();
         let kind = if one.is_savepoint { "savepoint" } else { "checkpoint" };
         let mut row = vec![one.checkpoint_id.to_string(), kind.to_owned(), status, wall_ms(one.triggered_at_unix_ms)];

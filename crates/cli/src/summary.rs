@@ -25,6 +25,7 @@ pub fn json(job: &v1::JobDetails) -> Value {
         "bad_records": job.bad_records,
         "operators": job.vertices.iter().flat_map(operators).collect::<Vec<_>>(),
         "sinks": sinks.collect::<Vec<_>>(),
+        "checkpoints": job.checkpoints.as_ref().map(checkpoints),
         "failure": job.failure.as_ref().map(|failure| json!({
             "code": failure.code,
             "domain": failure.domain,
@@ -34,6 +35,30 @@ pub fn json(job: &v1::JobDetails) -> Value {
             "worker": failure.worker,
             "chain": failure.chain,
         })),
+    })
+}
+
+/// The last ones, newest first; times are the greatest over the tasks.
+fn checkpoints(overview: &v1::CheckpointOverview) -> Value {
+    let one = |details: &v1::CheckpointDetails| {
+        json!({
+            "id": details.checkpoint_id,
+            "is_completed": details.status() == v1::CheckpointStatus::Completed,
+            "duration_us": details.duration_us,
+            "alignment_us": details.alignment_us,
+            "freeze_us": details.freeze_us,
+            "write_us": details.write_us,
+            "upload_us": details.upload_us,
+            "commit_us": details.commit_us,
+            "bytes": details.bytes,
+            "new_bytes": details.new_bytes,
+            "is_unaligned": details.is_unaligned,
+        })
+    };
+    json!({
+        "completed": overview.completed_count,
+        "failed": overview.failed_count,
+        "latest": overview.latest.iter().map(one).collect::<Vec<_>>(),
     })
 }
 

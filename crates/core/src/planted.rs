@@ -17,8 +17,10 @@ pub const KEY_GROUP_OFF_BY_ONE: &str = "key-group-off-by-one";
 pub const SHARED_OBJECT_DELETED_EARLY: &str = "shared-object-deleted-early";
 /// A task answers before its last object is stored.
 pub const MANIFEST_BEFORE_LAST_OBJECT: &str = "manifest-before-last-object";
+/// No mistake of checkpoints: the master of a job panics when a user asks for a savepoint.
+pub const MASTER_PANICS: &str = "master-panics";
 
-/// All of them.
+/// All mistakes that the crash tests must find.
 pub const ALL: [&str; 6] = [
     BARRIER_BEFORE_FREEZE,
     OFFSETS_AFTER_BARRIER,
