@@ -256,6 +256,44 @@ async fn lost_worker_restarts_the_job_from_its_last_checkpoint() {
     served.ended().await;
 }
 
+/// Objects that an attempt wrote for a checkpoint that nobody completed belong to nobody.
+#[tokio::test]
+async fn left_over_objects_of_an_earlier_attempt_are_deleted_when_they_are_old() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut served = Served::start_mortal(dir.path()).await;
+    let mut worker = FakeWorker::attach(&served, "a", 1).await;
+    let id = served.submit(job(1, 1)).await;
+    let deploy = worker.run_alone().await;
+    served.until_state(&id, JobState::Running, nothing).await;
+    interval(&served);
+    worker.checkpoint(&deploy).await;
+    let found = manifests(dir.path());
+    let token = deploy.token.clone().expect("a token");
+    let data = found[0].parent().and_then(Path::parent).expect("<incarnation>/chk-1/manifest").join("data");
+    let directory = data.join(format!("{}-{}", token.term, token.attempt));
+    std::fs::create_dir_all(&directory).expect("a directory");
+    let orphan = |last: u32| directory.join(format!("00000000-0000-4000-8000-00000000000{last}"));
+    for last in 1..=2 {
+        std::fs::write(orphan(last), "left over").expect("written");
+    }
+    let file = std::fs::File::options().write(true).open(orphan(1)).expect("it is there");
+    file.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(86_400)).expect("made old");
+    drop(worker);
+    served.until_state(&id, JobState::Restarting, a_little).await;
+    let mut next = FakeWorker::attach(&served, "b", 1).await;
+    let again = next.run_alone().await;
+    served.until_state(&id, JobState::Running, nothing).await;
+    assert!(orphan(1).exists(), "no checkpoint yet");
+    interval(&served);
+    next.checkpoint(&again).await;
+    until_on_disk(&mut served, || !orphan(1).exists()).await;
+    assert!(orphan(2).exists(), "it is young");
+    let details =
+        served.until(&id, |details| details.checkpoints.as_ref().is_some_and(|all| all.swept_count > 0), nothing).await;
+    assert_eq!(details.checkpoints.expect("checkpoints").swept_count, 1);
+    served.ended().await;
+}
+
 /// Carries a12 of the failure list: what was committed is published, whoever dies in between.
 #[tokio::test]
 async fn a12_killed_coordinator_goes_on_where_it_committed() {

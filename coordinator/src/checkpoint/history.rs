@@ -14,6 +14,7 @@ const SHOWN_MAX: usize = 100;
 pub(crate) struct History {
     completed_count: u64,
     failed_count: u64,
+    swept_count: u64,
     /// Newest first.
     latest: VecDeque<CheckpointDetails>,
 }
@@ -21,7 +22,7 @@ pub(crate) struct History {
 impl History {
     /// A history that goes on from these counts.
     pub(crate) fn of_counts(completed_count: u64, failed_count: u64) -> Self {
-        History { completed_count, failed_count, latest: VecDeque::new() }
+        History { completed_count, failed_count, ..History::default() }
     }
 
     /// A checkpoint has begun.
@@ -73,6 +74,11 @@ impl History {
         });
     }
 
+    /// So many left-over objects were deleted.
+    pub(crate) fn swept(&mut self, count: usize) {
+        self.swept_count += count as u64;
+    }
+
     /// How many have failed.
     pub(crate) fn failed_count(&self) -> u64 {
         self.failed_count
@@ -88,6 +94,7 @@ impl History {
         CheckpointOverview {
             completed_count: self.completed_count,
             failed_count: self.failed_count,
+            swept_count: self.swept_count,
             latest: self.latest.iter().cloned().collect(),
         }
     }

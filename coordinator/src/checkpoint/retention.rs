@@ -60,6 +60,27 @@ pub(crate) async fn delete_all(store: Arc<dyn CheckpointStore>, owner: Owner) ->
     Ok(())
 }
 
+/// Deletes what attempts before the running one have left behind and no checkpoint needs; how many objects that were.
+///
+/// **Errors**: a manifest that cannot be read (nothing is deleted then), a list or a deletion that failed.
+pub(crate) async fn sweep(
+    store: Arc<dyn CheckpointStore>,
+    owner: Owner,
+    retained: Vec<Known>,
+    sweep: Sweep,
+) -> Result<usize, CheckpointError> {
+    let mut kept = Vec::new();
+    for checkpoint in retained {
+        kept.push(read(store.as_ref(), checkpoint).await?);
+    }
+    let listed = store.list(&layout::incarnation_prefix(owner.job, owner.incarnation)).await?;
+    let left_over = orphans(owner, &listed, &kept, &sweep);
+    for path in &left_over {
+        store.delete(path).await?;
+    }
+    Ok(left_over.len())
+}
+
 async fn read(store: &dyn CheckpointStore, checkpoint: Known) -> Result<CompletedCheckpoint, CheckpointError> {
     match checkpoint {
         Known::Read(checkpoint) => Ok(checkpoint),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use weir_checkpoint::{Manifest, OperatorTaskState, SubtaskState, TaskState as KeptState, read_manifest};
 use weir_core::error::report;
@@ -71,6 +72,7 @@ impl Master {
         let attempt = self.token.attempt.0.saturating_add(1);
         self.token.attempt = AttemptNumber(attempt);
         self.poison.attempt_begins(self.next_job.is_some());
+        self.sweep_after = Duration::ZERO;
         if let Some(job) = self.next_job.take() {
             let graph = job.graph_bytes();
             let listed = std::mem::take(&mut self.job.splits);

@@ -375,6 +375,7 @@ impl Master {
         self.point = Some(RestorePoint { manifest, store: String::new(), unclaimed: Unclaimed::Refused });
         self.drain_outbox();
         self.retain();
+        self.sweep_orphans(now);
         match underway.manual {
             Some(Manual::Checkpoint(answer)) => {
                 let _ = answer.send(Ok(Taken { checkpoint_id: checkpoint.0, path, duration }));

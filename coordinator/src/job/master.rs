@@ -133,6 +133,8 @@ pub(super) enum Signal {
     Listed(Result<BTreeMap<OperatorUid, Vec<Split>>, Vec<Problem>>),
     /// What was dropped is deleted, or not all.
     Deleted(Vec<CheckpointId>, Result<(), CheckpointError>),
+    /// Left-over objects are deleted, so many, or not all.
+    Swept(Result<usize, CheckpointError>),
     /// The job is planned at another parallelism, or cannot be.
     Replanned(Box<Result<PreparedJob, Vec<Problem>>>, Answer<Rescaled>),
     /// The job is planned as it was when its checkpoint was taken, or cannot be.
@@ -185,6 +187,8 @@ pub(crate) struct Master {
     pub(super) failures_in_a_row: u32,
     pub(super) known: BTreeMap<CheckpointId, CompletedCheckpoint>,
     pub(super) is_deleting: bool,
+    /// When left-over objects are looked for, monotonic: with the next checkpoint behind it.
+    pub(super) sweep_after: Duration,
     pub(super) stopping: Option<Stopping>,
     pub(super) rescaling: Option<Rescaling>,
     pub(super) outbox: Outbox,
@@ -251,6 +255,7 @@ impl Master {
             failures_in_a_row: 0,
             known: BTreeMap::new(),
             is_deleting: false,
+            sweep_after: Duration::ZERO,
             stopping: None,
             rescaling: None,
             outbox: Outbox::default(),
@@ -381,6 +386,7 @@ impl Master {
             Signal::StateRead(result) => self.state_read(result),
             Signal::Listed(result) => self.listed(result),
             Signal::Deleted(checkpoints, result) => self.deleted(&checkpoints, result),
+            Signal::Swept(result) => self.swept(result),
             Signal::Replanned(result, answer) => self.replanned(*result, answer),
             Signal::PlannedAsItWas(result) => self.planned_as_it_was(*result),
         }

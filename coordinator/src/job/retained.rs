@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use weir_checkpoint::retention::{CompletedCheckpoint, Owner, to_drop};
+use weir_checkpoint::retention::{CompletedCheckpoint, Owner, Sweep, to_drop};
 use weir_checkpoint::{CheckpointError, CheckpointKind};
 use weir_core::CheckpointId;
 use weir_core::error::report;
@@ -13,11 +13,15 @@ use weir_graph::config::CheckpointRetention;
 
 use super::master::{Master, Note, Signal};
 use super::state::JobState;
-use crate::checkpoint::retention::{Known, delete_all, delete_dropped, ids};
+use crate::checkpoint::retention::{Known, delete_all, delete_dropped, ids, sweep};
 use crate::meta::CompletedPointer;
 
 /// Longest time the deletion of checkpoints may hold up the end of a job.
 const DELETE_PATIENCE: Duration = Duration::from_secs(5);
+/// How often left-over objects are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
+/// Younger objects are spared: much more than a checkpoint takes, and than clocks differ.
+const ORPHAN_AGE_MIN: Duration = Duration::from_secs(3600);
 
 impl Master {
     /// Drops what is more than is to be retained; deleted is only what the metadata says, durably, is dropped.
@@ -57,13 +61,46 @@ impl Master {
             None => Known::Unread(pointer.clone()),
         };
         // What is not yet durable as retained is needed all the same.
-        let mut retained: Vec<Known> = meta.retained.iter().map(known).collect();
-        let more = self.ledger.next().retained.iter().filter(|pointer| !meta.retained.contains(pointer));
-        retained.extend(more.map(known));
+        let retained = self.all_retained();
         let dropped: Vec<Known> = meta.dropped.iter().map(known).collect();
         let (ids, owner, store) = (ids(&meta.dropped), self.owner(), Arc::clone(&self.job.store));
         self.is_deleting = true;
         self.later(async move { Signal::Deleted(ids, delete_dropped(store, owner, retained, dropped).await) });
+    }
+
+    /// Looks for what earlier attempts have left behind: with the first checkpoint of an attempt, then every hour.
+    pub(super) fn sweep_orphans(&mut self, now: Duration) {
+        if now < self.sweep_after {
+            return;
+        }
+        self.sweep_after = now + SWEEP_INTERVAL;
+        let retained = self.all_retained();
+        let sweeping =
+            Sweep { now_unix_ms: self.wall_unix_us() / 1000, age_min: ORPHAN_AGE_MIN, running: Some(self.token) };
+        let (owner, store) = (self.owner(), Arc::clone(&self.job.store));
+        self.later(async move { Signal::Swept(sweep(store, owner, retained, sweeping).await) });
+    }
+
+    pub(super) fn swept(&mut self, result: Result<usize, CheckpointError>) {
+        match result {
+            Ok(0) => {}
+            Ok(count) => {
+                tracing::info!(count, "objects that no checkpoint needs were deleted");
+                self.record.lock().history.swept(count);
+            }
+            Err(error) => tracing::warn!(cause = report(&error), "left-over objects stay; looked for again in an hour"),
+        }
+    }
+
+    /// Every checkpoint that is retained, durably or soon.
+    fn all_retained(&self) -> Vec<Known> {
+        let known = |pointer: &CompletedPointer| match self.known.get(&pointer.checkpoint) {
+            Some(known) => Known::Read(known.clone()),
+            None => Known::Unread(pointer.clone()),
+        };
+        let meta = self.ledger.durable();
+        let more = self.ledger.next().retained.iter().filter(|pointer| !meta.retained.contains(pointer));
+        meta.retained.iter().chain(more).map(known).collect()
     }
 
     pub(super) fn deleted(&mut self, checkpoints: &[CheckpointId], result: Result<(), CheckpointError>) {

@@ -185,6 +185,19 @@ fn checkpoints() -> Vec<Scenario> {
             scenarios.push(Scenario { name, what, job, events, definitions, ..NEXMARK });
         }
     }
+    let beside = Scenario { events: 200_000_000, definitions: INTERVALS[1].1, memory: Some("64MiB"), ..NEXMARK };
+    scenarios.push(Scenario {
+        name: "q5-disk-10s",
+        what: "hot items with 64 MiB of memory: state goes to RocksDB; a checkpoint every 10 s",
+        job: "examples/nexmark/q5_blackhole.yaml",
+        ..beside.clone()
+    });
+    scenarios.push(Scenario {
+        name: "q11-disk-10s",
+        what: "sessions with 64 MiB of memory: state goes to RocksDB; a checkpoint every 10 s",
+        job: "examples/nexmark/q11_blackhole.yaml",
+        ..beside
+    });
     let (_, definitions) = INTERVALS[0];
     let disk = Scenario { job: "crates/bench/jobs/keys_10m.yaml", events: 500_000_000, definitions, ..NEXMARK };
     scenarios.push(Scenario { name: "keys-30m", what: "30 million keys in memory", ..disk.clone() });

@@ -132,7 +132,11 @@ fn checkpoints(overview: &v1::CheckpointOverview) -> String {
             remarks += &format!("  {} is at {}\n", one.checkpoint_id, one.path);
         }
     }
-    let counts = format!("{} completed, {} failed", number(overview.completed_count), number(overview.failed_count));
+    let mut counts =
+        format!("{} completed, {} failed", number(overview.completed_count), number(overview.failed_count));
+    if overview.swept_count > 0 {
+        counts += &format!(", {} left-over objects deleted", number(overview.swept_count));
+    }
     let newest = overview.latest.iter().find(|one| !one.path.is_empty());
     let newest = newest.map_or_else(String::new, |one| format!("; the newest at {}", one.path));
     format!("\nCheckpoints {counts}{newest}\n{}{remarks}", table.text())
@@ -268,7 +272,7 @@ mod tests {
             failure: "operator 'out' of subtask 0 of 'out' could not write its part: no space left".into(),
             ..Default::default()
         };
-        v1::CheckpointOverview { completed_count: 7, failed_count: 1, latest: vec![failed, completed] }
+        v1::CheckpointOverview { completed_count: 7, failed_count: 1, swept_count: 3, latest: vec![failed, completed] }
     }
 
     #[test]
@@ -328,7 +332,7 @@ mod tests {
                          caused by: no space left
                          whose fault: external; what to do: docs/errors/sink-io.md
 
-            Checkpoints 7 completed, 1 failed; the newest at file:///chk/j/i/chk-7
+            Checkpoints 7 completed, 1 failed, 3 left-over objects deleted; the newest at file:///chk/j/i/chk-7
             Checkpoint  Kind        Status     Triggered            Duration  Trigger  Alignment  Freeze  Write  Upload  Commit    Size    New  In flight
                      8  checkpoint  FAILED     1970-01-01 00:00:13    2.50 s     0 us       0 us    0 us   0 us    0 us    0 us     0 B    0 B          -
                      7  checkpoint  COMPLETED  1970-01-01 00:00:03   12.3 ms   400 us       0 us  1.5 ms   0 us  6.0 ms  3.0 ms  5.0 kB  400 B      300 B
