@@ -171,6 +171,9 @@ const INTERVALS: [(&str, &[(&str, &str)]); 3] = [
     ("-1s", &[("execution.checkpointing.interval", "1 s")]),
 ];
 
+/// Fifty times as many events in the same event time, so that state does not fit a small memory.
+const DENSE: &[(&str, &str)] = &[("rate", "5000000"), ("execution.checkpointing.interval", "10 s")];
+
 /// What checkpoints cost, and state beyond memory: the same jobs without either stand beside them, in the same run.
 fn checkpoints() -> Vec<Scenario> {
     let jobs = [
@@ -185,18 +188,18 @@ fn checkpoints() -> Vec<Scenario> {
             scenarios.push(Scenario { name, what, job, events, definitions, ..NEXMARK });
         }
     }
-    let beside = Scenario { events: 200_000_000, definitions: INTERVALS[1].1, memory: Some("64MiB"), ..NEXMARK };
+    let dense = Scenario { events: 300_000_000, definitions: DENSE, memory: Some("128MiB"), ..NEXMARK };
     scenarios.push(Scenario {
         name: "q5-disk-10s",
-        what: "hot items with 64 MiB of memory: state goes to RocksDB; a checkpoint every 10 s",
+        what: "hot items, 50 times as many in a window, with 128 MiB: state goes to RocksDB; a checkpoint every 10 s",
         job: "examples/nexmark/q5_blackhole.yaml",
-        ..beside.clone()
+        ..dense.clone()
     });
     scenarios.push(Scenario {
         name: "q11-disk-10s",
-        what: "sessions with 64 MiB of memory: state goes to RocksDB; a checkpoint every 10 s",
+        what: "sessions, 50 times as many at once, with 128 MiB: state goes to RocksDB; a checkpoint every 10 s",
         job: "examples/nexmark/q11_blackhole.yaml",
-        ..beside
+        ..dense
     });
     let (_, definitions) = INTERVALS[0];
     let disk = Scenario { job: "crates/bench/jobs/keys_10m.yaml", events: 500_000_000, definitions, ..NEXMARK };

@@ -34,6 +34,9 @@ use crate::state_rows::{BATCH_ROWS, Restored};
 /// Slices with fewer groups are copied at a barrier, which takes less than a millisecond.
 const SEAL_GROUPS_MIN: usize = if cfg!(test) { 1 } else { 16 * 1024 };
 
+/// Groups of small slices that are copied at one barrier; those beyond are shared, however small.
+const COPIED_GROUPS_MAX: usize = if cfg!(test) { 1 } else { 32 * 1024 };
+
 /// What the engine is told.
 pub(crate) struct SlicedOptions {
     pub(crate) window: WindowSpec,
@@ -394,15 +397,17 @@ impl Operator for Sliced {
         if self.firing.is_some() {
             return Err(state::while_emitting());
         }
-        let mut pieces = Vec::new();
+        let (mut pieces, mut copied_groups) = (Vec::new(), 0);
         for (start, slice) in &mut self.slices {
             pieces.extend(slice.runs().iter().map(|run| frozen_run(run.clone(), self.rows_layout.clone())));
-            if self.options.allowed_lateness == 0 && slice.len() >= SEAL_GROUPS_MIN {
+            let is_large = slice.len() >= SEAL_GROUPS_MIN || copied_groups + slice.len() > COPIED_GROUPS_MAX;
+            if self.options.allowed_lateness == 0 && is_large {
                 for (layer, first) in slice.seal(&self.shape, &mut self.next_number)? {
                     pieces.extend(frozen_layer((&layer, first), &self.rows_layout, *start));
                 }
                 continue;
             }
+            copied_groups += slice.len();
             let mut copied = self.shape.groups()?;
             let groups = match slice.only() {
                 Some(groups) => groups,
