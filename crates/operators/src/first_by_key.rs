@@ -4,6 +4,9 @@
 //! Each key has a candidate, the earliest of its rows so far; when the watermark reaches the candidate's time no earlier
 //! row can come, and it is emitted. From then on only the key is remembered. Of rows with the same time the smallest in
 //! row order is first, so that the result does not depend on how rows arrived.
+//!
+//! Keys whose first row was emitted are most of the state. When memory does not hold them they go to disk, where new keys
+//! of a batch are asked for all at once; candidates, of which there are as many as keys came since the watermark, stay.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -14,12 +17,13 @@ use arrow_select::filter::filter_record_batch;
 use weir_core::{Batch, EventTime, OutputTag};
 use weir_graph::descriptor;
 use weir_operator_api::{Operator, OperatorContext, OperatorError, Output, Progress, Result};
-use weir_state::StateTable;
+use weir_state::{FrozenPiece, FrozenTable, StateTable};
 
+use crate::disk_rows::{DiskRows, PART_ROWS};
 use crate::expiry::TOUCHED;
 use crate::key_ids::KeyIds;
 use crate::row_codec::RowCodec;
-use crate::state_rows::{BATCH_ROWS, Layout, Restored, RowTable};
+use crate::state_rows::{BATCH_ROWS, Layout, Restored, RowTable, resolved};
 
 mod lives;
 
@@ -35,9 +39,12 @@ pub fn create(first: &descriptor::FirstByKey, context: &OperatorContext) -> Resu
         return Ok(Box::new(lives::FirstOfLives::new(keys, ttl_us, context)?));
     }
     let (key_columns, key_group_count) = (keys.columns().to_vec(), context.key_group_count);
+    // Tables of a job with a time to live say when keys were heard of.
+    let emitted = Layout::keyed(EMITTED_KEYS, keys.state_columns(input).collect()).passing_over(TOUCHED);
     Ok(Box::new(FirstByKey {
-        // Tables of a job with a time to live say when keys were heard of.
-        emitted: Layout::keyed(EMITTED_KEYS, keys.state_columns(input).collect()).passing_over(TOUCHED),
+        disk: DiskRows::new(context.stores.clone(), emitted.schema(), key_columns.len())?,
+        on_disk: Vec::new(),
+        emitted,
         candidates: RowTable::new(FIRST_ROWS, Vec::new(), input, key_columns, key_group_count).passing_over(TOUCHED),
         key_group_count,
         keys,
@@ -45,6 +52,7 @@ pub fn create(first: &descriptor::FirstByKey, context: &OperatorContext) -> Resu
         times: Vec::new(),
         rows: Vec::new(),
         rows_bytes: 0,
+        candidate_count: 0,
         due: BinaryHeap::new(),
         watermark: EventTime::MIN,
         origin_us: context.clock.wall_unix_us(),
@@ -52,6 +60,9 @@ pub fn create(first: &descriptor::FirstByKey, context: &OperatorContext) -> Resu
         batch_rows: context.batch_rows.max(1),
     }))
 }
+
+/// Putting keys away is worth it when they are at least this part of all keys in memory.
+const WORTH: usize = 16;
 
 /// The key's first row was emitted: no time is less, so no row is a candidate any more.
 const EMITTED: i64 = i64::MIN;
@@ -66,6 +77,12 @@ struct FirstByKey {
     /// Per key its candidate's bytes; empty without one.
     rows: Vec<Box<[u8]>>,
     rows_bytes: usize,
+    /// Keys that have a candidate.
+    candidate_count: usize,
+    /// Keys on disk: all of them are emitted.
+    disk: DiskRows,
+    /// Keys that are both in memory and on disk.
+    on_disk: Vec<u32>,
     /// Time and key of every candidate there ever was; those that were replaced are skipped when their time comes.
     due: BinaryHeap<Reverse<(i64, u32)>>,
     watermark: EventTime,
@@ -87,15 +104,12 @@ impl FirstByKey {
     fn sort_in(&mut self, batch: &Batch) -> Result<(Vec<Candidate>, Option<BooleanArray>)> {
         let times =
             batch.event_times().ok_or_else(|| OperatorError::internal("rows without event time"))?.values().clone();
-        let ids = self.keys.intern(&batch.records)?;
+        self.keys.intern(&batch.records)?;
+        self.meet()?;
         let mut candidates: Vec<(u32, u32)> = Vec::new();
         let mut late: Vec<u32> = Vec::new();
-        for (row, (time, id)) in times.iter().zip(ids).enumerate() {
+        for (row, (time, id)) in times.iter().zip(self.keys.ids()).enumerate() {
             let slot = *id as usize;
-            if slot >= self.times.len() {
-                self.times.resize(slot + 1, NO_CANDIDATE);
-                self.rows.resize_with(slot + 1, Box::default);
-            }
             if *time > self.times[slot] || self.times[slot] == EMITTED {
                 continue;
             }
@@ -104,6 +118,7 @@ impl FirstByKey {
                 continue;
             }
             if *time < self.times[slot] {
+                self.candidate_count += usize::from(self.times[slot] == NO_CANDIDATE);
                 self.times[slot] = *time;
                 self.rows_bytes -= std::mem::take(&mut self.rows[slot]).len();
                 self.due.push(Reverse((*time, *id)));
@@ -113,6 +128,23 @@ impl FirstByKey {
         // Some were overtaken by later rows of this batch.
         candidates.retain(|(row, id)| times[*row as usize] == self.times[*id as usize]);
         Ok((candidates, mask(&late, batch.num_rows())))
+    }
+
+    /// Makes room for keys that are new in memory; those that are on disk are emitted.
+    fn meet(&mut self) -> Result<()> {
+        let (known, bound) = (self.times.len(), self.keys.id_bound());
+        if known == bound {
+            return Ok(());
+        }
+        self.times.resize(bound, NO_CANDIDATE);
+        self.rows.resize_with(bound, Box::default);
+        if self.disk.is_empty() {
+            return Ok(());
+        }
+        let found = self.disk.find(&self.keys, known as u32..bound as u32)?.ids;
+        found.iter().for_each(|id| self.times[*id as usize] = EMITTED);
+        self.on_disk.extend(found);
+        Ok(())
     }
 
     /// Keeps the bytes of the smallest candidate per key.
@@ -144,6 +176,7 @@ impl FirstByKey {
             }
         }
         if !ready.is_empty() {
+            self.candidate_count -= ready.len();
             self.rows_bytes -= ready.iter().map(|row| row.len()).sum::<usize>();
             let columns = self.codec.decode(ready.iter().map(AsRef::as_ref))?;
             out.emit(Batch::new(RecordBatch::try_new(self.output.clone(), columns)?, self.origin_us));
@@ -154,6 +187,38 @@ impl FirstByKey {
         out.watermark(self.watermark);
         Ok(Progress::Done)
     }
+
+    /// The keys in memory whose times are such, of those that are not on disk.
+    fn ids(&self, is_wanted: fn(i64) -> bool) -> Vec<u32> {
+        let mut is_on_disk = vec![false; self.times.len()];
+        self.on_disk.iter().for_each(|id| is_on_disk[*id as usize] = true);
+        let is_wanted = |id: &u32| is_wanted(self.times[*id as usize]) && !is_on_disk[*id as usize];
+        (0..self.times.len() as u32).filter(is_wanted).collect()
+    }
+
+    /// Emitted keys as a batch of their table.
+    fn emitted_batch(&self, ids: &[u32]) -> Result<RecordBatch> {
+        let (key_groups, columns) = self.keys.keys(ids, self.key_group_count)?;
+        self.emitted.keyed_batch(key_groups, columns)
+    }
+
+    /// Forgets all keys but those with a candidate, and gives their memory back.
+    fn keep_candidates(&mut self) {
+        let live = self.ids(has_candidate);
+        self.keys.renumber(&live);
+        self.times = live.iter().map(|id| self.times[*id as usize]).collect();
+        self.rows = live.iter().map(|id| std::mem::take(&mut self.rows[*id as usize])).collect();
+        self.due = self.times.iter().zip(0u32..).map(|(time, id)| Reverse((*time, id))).collect();
+        self.on_disk = Vec::new();
+    }
+}
+
+fn is_emitted(time: i64) -> bool {
+    time == EMITTED
+}
+
+fn has_candidate(time: i64) -> bool {
+    time != EMITTED && time != NO_CANDIDATE
 }
 
 /// A mask with these rows set; `None` when there are none.
@@ -188,40 +253,52 @@ impl Operator for FirstByKey {
         self.step(out)
     }
 
-    /// Per emitted key: the key, copied once. Per candidate: its row, decoded once.
     fn snapshot(&mut self) -> Result<Vec<StateTable>> {
-        let ids = |is_wanted: fn(i64) -> bool| -> Vec<u32> {
-            (0..self.times.len() as u32).filter(|id| is_wanted(self.times[*id as usize])).collect()
-        };
-        let emitted = |ids: &[u32]| {
-            let (key_groups, columns) = self.keys.keys(ids, self.key_group_count)?;
-            self.emitted.keyed_batch(key_groups, columns)
-        };
+        resolved(self.freeze()?)
+    }
+
+    /// Per emitted key in memory: the key, copied once. Per candidate: its row, decoded once.
+    fn freeze(&mut self) -> Result<Vec<FrozenTable>> {
         let candidates = |ids: &[u32]| {
             let rows = ids.iter().map(|id| self.rows[*id as usize].as_ref());
             self.candidates.batch(Vec::new(), &self.codec.decode(rows)?)
         };
-        let emitted = ids(|time| time == EMITTED).chunks(BATCH_ROWS).map(emitted).collect::<Result<_>>()?;
-        let with_candidate = ids(|time| time != EMITTED && time != NO_CANDIDATE);
-        let candidates = with_candidate.chunks(BATCH_ROWS).map(candidates).collect::<Result<_>>()?;
-        Ok(vec![self.emitted.table(emitted), self.candidates.layout.table(candidates)])
+        let mut emitted = self.disk.frozen();
+        for ids in self.ids(is_emitted).chunks(BATCH_ROWS) {
+            emitted.push(FrozenPiece::Ready(self.emitted_batch(ids)?));
+        }
+        let candidates = self.ids(has_candidate).chunks(BATCH_ROWS).map(candidates).collect::<Result<_>>()?;
+        let emitted = FrozenTable { pieces: emitted, ..self.emitted.table(Vec::new()).into() };
+        Ok(vec![emitted, self.candidates.layout.table(candidates).into()])
+    }
+
+    fn spill(&mut self) -> Result<()> {
+        let spare = self.keys.len() - self.candidate_count;
+        // Without key columns there is one key.
+        if self.keys.columns().is_empty() || spare == 0 || spare < self.keys.len() / WORTH {
+            return Ok(());
+        }
+        let emitted = self.ids(is_emitted);
+        let batches: Vec<RecordBatch> =
+            emitted.chunks(PART_ROWS).map(|ids| self.emitted_batch(ids)).collect::<Result<_>>()?;
+        self.disk.put(&batches, emitted.iter().map(|id| self.keys.hash_of(*id)))?;
+        self.keep_candidates();
+        Ok(())
     }
 
     fn restore(&mut self, tables: Vec<StateTable>, watermark: EventTime) -> Result<()> {
         let mut restored = Restored::new(tables);
         self.watermark = watermark;
         for rows in restored.take(&self.emitted)? {
-            let ids = self.keys.intern_keys(&rows.columns, rows.row_count)?;
-            self.times
-                .resize(ids.iter().map(|id| *id as usize + 1).max().unwrap_or(0).max(self.times.len()), NO_CANDIDATE);
-            self.rows.resize_with(self.times.len(), Box::default);
-            for id in ids {
-                self.times[*id as usize] = EMITTED;
+            self.keys.intern_keys(&rows.columns, rows.row_count)?;
+            self.meet()?;
+            for id in self.keys.ids() {
+                let time = std::mem::replace(&mut self.times[*id as usize], EMITTED);
+                self.candidate_count -= usize::from(has_candidate(time));
                 // With a time to live a key may have had a candidate besides.
                 self.rows_bytes -= std::mem::take(&mut self.rows[*id as usize]).len();
             }
         }
-        self.rows.resize_with(self.times.len(), Box::default);
         for rows in restored.take(&self.candidates.layout)? {
             let batch = Batch::new(self.candidates.records(&rows)?, 0);
             let (candidates, _) = self.sort_in(&batch)?;
@@ -236,7 +313,8 @@ impl Operator for FirstByKey {
     }
 
     fn state_bytes(&self) -> usize {
-        self.keys.size_bytes() + self.rows_bytes + self.times.capacity() * 24 + self.due.len() * 16
+        let in_memory = self.keys.size_bytes() + self.rows_bytes + self.times.capacity() * 24 + self.due.len() * 16;
+        in_memory + self.on_disk.capacity() * size_of::<u32>() + self.disk.size_bytes()
     }
 }
 

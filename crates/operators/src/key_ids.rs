@@ -43,6 +43,22 @@ impl KeyIds {
         Ok(&self.ids)
     }
 
+    /// The numbers that were given last.
+    pub(crate) fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+
+    /// The hash of a key.
+    #[inline]
+    pub(crate) fn hash_of(&self, id: u32) -> u64 {
+        self.table.hash_of(id)
+    }
+
+    /// Some keys as columns.
+    pub(crate) fn columns_of(&self, ids: &[u32]) -> Result<Vec<ArrayRef>> {
+        Ok(self.table.columns(ids)?)
+    }
+
     /// Where the keys stand in a row.
     pub(crate) fn columns(&self) -> &[usize] {
         &self.columns

@@ -21,7 +21,9 @@ pub mod last_by_key;
 mod bad_rows;
 #[cfg(test)]
 mod cut_runs;
+mod disk_rows;
 mod expiry;
+mod key_filter;
 mod key_ids;
 mod row_codec;
 mod row_run;

@@ -1,5 +1,5 @@
 //! Rows of a keyed table that left memory: in the state store, by key group, so that a window larger than memory is
-//! emitted key group by key group. Joins and top-N use it; it does not know what the rows mean.
+//! emitted key group by key group. Joins, top-N and `disk_rows` use it; it does not know what the rows mean.
 
 use std::sync::Arc;
 
@@ -102,6 +102,11 @@ impl RowRun {
             let value = self.space.get(&[number.to_be_bytes()])?.pop().flatten();
             Ok(rows_codec::decode(&value.ok_or_else(lost)?)?)
         })
+    }
+
+    /// Bytes of memory held.
+    pub(crate) fn size_bytes(&self) -> usize {
+        self.groups.capacity() * size_of::<GroupOfRun>()
     }
 
     /// The rows as pieces of a checkpoint, which keep them on disk until they are written.

@@ -15,7 +15,7 @@ use weir_core::key_hash::hash_columns;
 use weir_core::widening::is_widening;
 use weir_operator_api::{OperatorError, Result};
 use weir_state::state_table::KEY_GROUP_COLUMN;
-use weir_state::{StateScope, StateTable};
+use weir_state::{FrozenTable, StateScope, StateTable};
 
 /// The state of a checkpoint does not fit the operator that is to go on with it.
 pub(crate) const STATE_INCOMPATIBLE: &str = "state-incompatible";
@@ -282,6 +282,16 @@ impl Restored {
             None => Ok(()),
         }
     }
+}
+
+/// The tables with all their rows, for operators that give them in pieces.
+///
+/// **Errors**: rows that cannot be read from disk.
+pub(crate) fn resolved(tables: Vec<FrozenTable>) -> Result<Vec<StateTable>> {
+    let resolve = |table: FrozenTable| {
+        table.resolve().map_err(|error| OperatorError::internal("state cannot be read").because(error))
+    };
+    tables.into_iter().map(resolve).collect()
 }
 
 /// The key groups of rows with these key columns; of group 0 without any.
