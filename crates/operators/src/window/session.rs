@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use arrow_array::{BooleanArray, RecordBatch, UInt32Array};
+use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, UInt32Array};
 use arrow_buffer::ScalarBuffer;
 use arrow_schema::SchemaRef;
 use weir_core::{Batch, ChangeKind, EventTime, OutputTag};
@@ -242,13 +242,24 @@ pub(super) fn rows(
     ids: &[u32],
 ) -> Result<RecordBatch> {
     let key_ids: Vec<u32> = ids.iter().map(|id| sessions.key(*id)).collect();
+    layout.keyed_batch(place.key_groups(keys, &key_ids), columns(sessions, keys, accumulators, ids)?)
+}
+
+/// The columns of such rows, without their key groups.
+fn columns(
+    sessions: &SessionStore,
+    keys: &KeyTable,
+    accumulators: &Accumulators,
+    ids: &[u32],
+) -> Result<Vec<ArrayRef>> {
+    let key_ids: Vec<u32> = ids.iter().map(|id| sessions.key(*id)).collect();
     let mut columns = keys.columns(&key_ids)?;
     columns.push(times(ids.iter().map(|id| sessions.bounds(*id).0)));
     columns.push(times(ids.iter().map(|id| sessions.bounds(*id).1)));
     let is_fired = ids.iter().map(|id| Some(sessions.is_fired(*id)));
     columns.push(Arc::new(is_fired.collect::<BooleanArray>()));
     columns.extend(accumulators.partials(ids)?);
-    layout.keyed_batch(place.key_groups(keys, &key_ids), columns)
+    Ok(columns)
 }
 
 impl Operator for Sessions {
@@ -312,7 +323,14 @@ impl Operator for Sessions {
         }
         let mut pieces = self.parked.frozen();
         for ids in self.store.ids().chunks(BATCH_ROWS) {
-            pieces.push(FrozenPiece::Ready(self.rows(ids)?));
+            let columns = columns(&self.store, &self.keys, &self.accumulators, ids)?;
+            let (layout, place, key_count) = (self.layout.clone(), self.options.place, self.shape.key_types.len());
+            // What follows from the copy is worked out beside the stream.
+            pieces.push(FrozenPiece::Later(Arc::new(move || {
+                let row_count = columns.last().map_or(0, |column| column.len());
+                let key_groups = place.key_groups_of(&columns[..key_count], row_count)?;
+                Ok(vec![layout.keyed_batch(key_groups, columns.clone())?])
+            })));
         }
         let sessions = self.layout.table(Vec::new());
         Ok(vec![self.state_of_windows()?.into(), FrozenTable { pieces, ..sessions.into() }])

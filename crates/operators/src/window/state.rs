@@ -13,6 +13,7 @@ use arrow_buffer::ScalarBuffer;
 use arrow_schema::DataType;
 use weir_core::EventTime;
 use weir_core::batch::event_time_type;
+use weir_core::key_hash::hash_columns;
 use weir_graph::WindowSpec;
 use weir_graph::window_schema::{SESSION_LAST, SESSION_START, SLICE_START};
 use weir_operator_api::{OperatorContext, OperatorError, Result};
@@ -38,6 +39,14 @@ impl Place {
     /// The key groups of some keys of a table.
     pub(crate) fn key_groups(&self, keys: &KeyTable, ids: &[u32]) -> Vec<u32> {
         ids.iter().map(|id| group_of(keys.hash_of(*id), self.key_group_count)).collect()
+    }
+
+    /// The key groups of keys as columns; without columns there is one key.
+    pub(crate) fn key_groups_of(&self, keys: &[ArrayRef], row_count: usize) -> Result<Vec<u32>> {
+        let mut hashes = Vec::new();
+        hash_columns(keys, &mut hashes)?;
+        hashes.resize(row_count, 0);
+        Ok(hashes.into_iter().map(|hash| group_of(hash, self.key_group_count)).collect())
     }
 }
 
