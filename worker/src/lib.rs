@@ -11,6 +11,7 @@ pub mod memory;
 pub mod exchange;
 pub mod input;
 pub mod output;
+pub mod seed;
 pub mod snapshot;
 pub mod task;
 

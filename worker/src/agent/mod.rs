@@ -27,6 +27,7 @@ use crate::config::WorkerConfig;
 use crate::error::WorkerError;
 use crate::exchange::transport::{CONNECTION_WINDOW_BYTES, HTTP_FRAME_BYTES_MAX, STREAM_WINDOW_BYTES};
 use crate::exchange::{Inbox, TonicTransport, Transport};
+use crate::seed::seed;
 use crate::snapshot::Stores;
 use crate::snapshot::copies::LocalCopies;
 use crate::task::build::Environment;
@@ -140,10 +141,9 @@ fn data_threads(count: usize) -> Result<Runtime, WorkerError> {
         .map_err(WorkerError::Threads)
 }
 
-/// New with every start: process, port and time make it so.
+/// New with every start.
 fn worker_id(clock: &dyn Clock, address: SocketAddr) -> WorkerId {
-    let process = u64::from(std::process::id());
-    let seed = mix(clock.wall_unix_us() as u64) ^ mix(process << 16 | u64::from(address.port()));
+    let seed = seed(clock) ^ u64::from(address.port());
     WorkerId(format!("worker-{:016x}", mix(seed)))
 }
 

@@ -36,7 +36,7 @@ impl LocalCopies {
     /// **Errors**: a directory that is no text.
     pub fn new(root: &Path, clock: Arc<dyn Clock>) -> Result<LocalCopies, CheckpointError> {
         let root = std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
-        let random = Box::new(SplitMix64::new(clock.wall_unix_us() as u64));
+        let random = Box::new(SplitMix64::new(crate::seed::seed(clock.as_ref())));
         let files = LocalCheckpoints::new(root.clone(), &StoreOptions::default(), Arc::clone(&clock), random)?;
         Ok(LocalCopies { root, files, clock })
     }

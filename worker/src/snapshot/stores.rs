@@ -6,10 +6,10 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use weir_checkpoint::{CheckpointError, CheckpointStore, StoreOptions};
 use weir_core::Clock;
-use weir_core::key_hash::mix;
 use weir_core::random::SplitMix64;
 
 use super::copies::LocalCopies;
+use crate::seed::seed;
 
 /// Opens a store at a URL; the process's own way outside of tests.
 pub type OpenStore =
@@ -46,9 +46,8 @@ impl Stores {
     pub fn of_process(clock: Arc<dyn Clock>) -> Self {
         Stores::new(Arc::new(move |url, keys| {
             let options = StoreOptions::from_config(keys)?;
-            // Names of objects come from here: process and time make every sequence another one.
-            let seed = mix(clock.wall_unix_us() as u64) ^ mix(u64::from(std::process::id()) << 32);
-            weir_checkpoint::open(url, &options, Arc::clone(&clock), Box::new(SplitMix64::new(seed)))
+            let random = SplitMix64::new(seed(clock.as_ref()));
+            weir_checkpoint::open(url, &options, Arc::clone(&clock), Box::new(random))
         }))
     }
 

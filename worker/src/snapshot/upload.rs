@@ -35,6 +35,7 @@ use super::take::{OperatorSnapshot, TaskSnapshot};
 use crate::error::TaskError;
 use crate::input::Carried;
 use crate::input::in_flight::ChannelAtCut;
+use crate::seed::seed;
 
 /// Orders to trigger that are remembered for barriers that come later.
 const ORDERS_REMEMBERED: usize = 16;
@@ -102,7 +103,6 @@ impl Checkpointing {
         })?;
         let options: BTreeMap<String, String> = setup.store_options.clone().into_iter().collect();
         let store = stores.get(&setup.store, &options).map_err(|error| of_store(&error))?;
-        let seed = weir_core::key_hash::mix(clock.wall_unix_us() as u64 ^ (u64::from(std::process::id()) << 40));
         let inner = Inner {
             job,
             token,
@@ -112,7 +112,7 @@ impl Checkpointing {
             copies: stores.copies(store.url()).filter(|_| setup.keeps_local_copies),
             written: Mutex::default(),
             stores,
-            random: Mutex::new(SplitMix64::new(seed ^ clock.monotonic().as_nanos() as u64)),
+            random: Mutex::new(SplitMix64::new(seed(clock.as_ref()))),
             orders: watch::channel(BTreeMap::new()).0,
             given_up: watch::channel(CheckpointId(0)).0,
             clock,
