@@ -5,13 +5,16 @@
 //! checkpoints read beside the stream and name again as long as they are the same. A filter in memory spares keys that were
 //! never here the way to the disk.
 //!
-//! A row that was taken back stays in its run until its key is put away again. So a checkpoint may have a key twice, once as
-//! it was before; whoever restores it must know which one is newer.
+//! A row that was taken back stays in its run, which is written anew when most of it is such. So a checkpoint may have a key
+//! twice, once as it was before; whoever restores it must know which one is newer.
 
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, RecordBatch};
+use arrow_array::{ArrayRef, BooleanArray, RecordBatch, UInt32Array};
 use arrow_schema::Schema;
+use arrow_select::concat::concat_batches;
+use arrow_select::filter::filter_record_batch;
+use arrow_select::take::take_arrays;
 use weir_operator_api::Result;
 use weir_state::{FrozenPiece, StateSpace, StateStores};
 
@@ -22,7 +25,7 @@ use crate::row_run::{RowRun, RunWriter};
 use crate::state_rows::BATCH_ROWS;
 
 /// Rows that are put away together: bounds what is held twice meanwhile.
-pub(crate) const PART_ROWS: usize = if cfg!(test) { 3 } else { 4 * BATCH_ROWS };
+pub(crate) const PART_ROWS: usize = if cfg!(test) { 64 } else { 4 * BATCH_ROWS };
 /// Entries of the index that are written together.
 const PUT_ROWS: usize = if cfg!(test) { 2 } else { 16 * 1024 };
 
@@ -46,15 +49,64 @@ struct Part {
     number: u64,
     rows: Arc<RowRun>,
     row_count: usize,
+    /// Rows that were taken back.
+    taken: usize,
+    /// When all rows are over.
+    end: i64,
 }
+
+impl Part {
+    fn left(&self) -> usize {
+        self.row_count.saturating_sub(self.taken)
+    }
+
+    /// Whether most rows are of no use any more.
+    fn is_stale(&self, now: i64) -> bool {
+        (self.end <= now && self.end < FOREVER) || 2 * self.taken > self.row_count
+    }
+}
+
+/// Rows that never are over.
+pub(crate) const FOREVER: i64 = i64::MAX;
 
 /// What was found of some keys.
 #[derive(Default)]
 pub(crate) struct Found {
     /// The keys, in no order.
     pub(crate) ids: Vec<u32>,
-    /// The columns behind the key, a row for each of `ids`.
+    /// The columns behind the key, a row for each of `ids`; no columns without any.
     pub(crate) rest: Vec<ArrayRef>,
+}
+
+impl Found {
+    /// Keeps those of which this is true.
+    pub(crate) fn retain(&mut self, is_kept: impl Fn(&[ArrayRef], usize) -> bool) -> Result<()> {
+        let kept: Vec<u32> = (0..self.ids.len() as u32).filter(|row| is_kept(&self.rest, *row as usize)).collect();
+        if kept.len() < self.ids.len() {
+            self.ids = kept.iter().map(|row| self.ids[*row as usize]).collect();
+            self.rest = take_arrays(&self.rest, &UInt32Array::from(kept), None)?;
+        }
+        Ok(())
+    }
+}
+
+const NUMBER_BYTES: usize = size_of::<u64>();
+
+/// The part that an entry of the index names, if there is something behind the key.
+fn number_of(value: &[u8]) -> Option<u64> {
+    value.first_chunk().map(|number: &[u8; NUMBER_BYTES]| u64::from_be_bytes(*number))
+}
+
+/// The first of the parts at the end that are to become one: each is at most twice as large as those behind it together. So a
+/// row is written anew only for a part that is half as large again, and parts that stay are ever smaller.
+fn small_ones(rows: &[usize]) -> usize {
+    let Some(mut first) = rows.len().checked_sub(1) else { return 0 };
+    let mut sum = rows[first];
+    while first > 0 && rows[first - 1] <= 2 * sum && sum + rows[first - 1] <= PART_ROWS {
+        first -= 1;
+        sum += rows[first];
+    }
+    if first + 1 == rows.len() { rows.len() } else { first }
 }
 
 impl DiskRows {
@@ -75,19 +127,25 @@ impl DiskRows {
         })
     }
 
+    /// Whether putting away this much frees more than a part of what rows on disk cost in memory. **Units**: bytes.
+    pub(crate) fn is_worth(&self, bytes: usize) -> bool {
+        cfg!(test) || bytes > self.size_bytes() / 4
+    }
+
     /// Whether nothing was ever put away.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.index.is_none()
     }
 
-    /// Puts rows of the table away, with the hashes of their keys; all or none, as far as checkpoints see.
+    /// Puts rows of the table away, with the hashes of their keys; all or none, as far as checkpoints see. At `end` all of
+    /// them are over.
     ///
     /// **Shapes**: batches of at most [`PART_ROWS`] rows, no key twice; the hashes of all rows in order.
     /// **Errors**: the store cannot write.
-    pub(crate) fn put(&mut self, batches: &[RecordBatch], hashes: impl Iterator<Item = u64>) -> Result<()> {
+    pub(crate) fn put(&mut self, batches: &[RecordBatch], hashes: impl Iterator<Item = u64>, end: i64) -> Result<()> {
         let known = self.parts.len();
-        let put = batches.iter().try_for_each(|rows| self.put_part(rows));
+        let put = batches.iter().try_for_each(|rows| self.put_part(rows, end));
         match put {
             Ok(()) => hashes.for_each(|hash| self.filter.insert(hash)),
             // What the index has of them is not asked for while the keys are in memory, and written over later.
@@ -96,13 +154,13 @@ impl DiskRows {
         put
     }
 
-    fn put_part(&mut self, rows: &RecordBatch) -> Result<()> {
+    /// The part is there before the index names it: what the index names is never missing from a checkpoint.
+    fn put_part(&mut self, rows: &RecordBatch, end: i64) -> Result<()> {
         let number = self.next_number;
         self.next_number += 1;
-        self.write_index(rows, number)?;
         let run = self.writer.write(std::slice::from_ref(rows))?;
-        self.parts.push(Part { number, rows: run, row_count: rows.num_rows() });
-        Ok(())
+        self.parts.push(Part { number, rows: run, row_count: rows.num_rows(), taken: 0, end });
+        self.write_index(rows, number)
     }
 
     /// Lets the index say that the keys of these rows lie in this part.
@@ -129,14 +187,34 @@ impl DiskRows {
         Ok(())
     }
 
-    /// What is here of some keys, which must be different ones.
+    /// What is here of some keys, which must be different ones; they are put away anew, or are over, before the next
+    /// [`DiskRows::tidy`].
+    ///
+    /// **Errors**: the store cannot read.
+    pub(crate) fn take(&mut self, keys: &KeyIds, ids: impl Iterator<Item = u32>) -> Result<Found> {
+        let (found, numbers) = self.look_up(keys, ids)?;
+        for number in numbers {
+            if let Ok(part) = self.parts.binary_search_by_key(&number, |part| part.number) {
+                self.parts[part].taken += 1;
+            }
+        }
+        Ok(found)
+    }
+
+    /// What is here of some keys, which must be different ones, and stays here.
     ///
     /// **Errors**: the store cannot read.
     pub(crate) fn find(&self, keys: &KeyIds, ids: impl Iterator<Item = u32>) -> Result<Found> {
-        let Some(index) = &self.index else { return Ok(Found::default()) };
+        Ok(self.look_up(keys, ids)?.0)
+    }
+
+    /// What is here of some keys, and in which parts, where there is something behind the key.
+    fn look_up(&self, keys: &KeyIds, ids: impl Iterator<Item = u32>) -> Result<(Found, Vec<u64>)> {
+        let nothing = || (Found::default(), Vec::new());
+        let Some(index) = &self.index else { return Ok(nothing()) };
         let ids: Vec<u32> = ids.filter(|id| self.filter.may_hold(keys.hash_of(*id))).collect();
         if ids.is_empty() {
-            return Ok(Found::default());
+            return Ok(nothing());
         }
         let rows = self.keys.encode_columns(&keys.columns_of(&ids)?)?;
         let mut order: Vec<usize> = (0..ids.len()).collect();
@@ -149,9 +227,70 @@ impl DiskRows {
             values.push(value);
         }
         if let Some(rest) = &self.rest {
-            found.rest = rest.decode(values.iter().map(|value| &value[size_of::<u64>()..]))?;
+            found.rest = rest.decode(values.iter().map(|value| &value[NUMBER_BYTES..]))?;
         }
-        Ok(found)
+        Ok((found, values.iter().filter_map(|value| number_of(value)).collect()))
+    }
+
+    /// Writes parts anew of which little is left, and joins small ones, so that disk and parts stay in proportion to what
+    /// is here. `is_over` tells from the columns behind the key which rows are of no use at `now`.
+    ///
+    /// **Errors**: the store cannot read or write; nothing is lost then.
+    pub(crate) fn tidy(&mut self, now: i64, is_over: impl Fn(&[ArrayRef], usize) -> bool) -> Result<()> {
+        let (parts, mut first) = (self.parts.len(), 0);
+        for _ in 0..parts {
+            match self.parts[first].is_stale(now) {
+                true => self.rewrite(first, 1, &is_over)?,
+                false => first += 1,
+            }
+        }
+        let small = small_ones(&self.parts.iter().map(Part::left).collect::<Vec<_>>());
+        if small < self.parts.len() {
+            self.rewrite(small, self.parts.len() - small, &is_over)?;
+        }
+        Ok(())
+    }
+
+    /// Writes what is left of some parts as one.
+    fn rewrite(&mut self, first: usize, count: usize, is_over: &impl Fn(&[ArrayRef], usize) -> bool) -> Result<()> {
+        let (mut kept, mut end) = (Vec::new(), i64::MIN);
+        for part in &self.parts[first..first + count] {
+            end = end.max(part.end);
+            for rows in part.rows.read_all() {
+                let rows = self.live(rows?, part.number, is_over)?;
+                kept.extend(Some(rows).filter(|rows| rows.num_rows() > 0));
+            }
+        }
+        if let Some(schema) = kept.first().map(RecordBatch::schema) {
+            self.put_part(&concat_batches(&schema, &kept)?, end)?;
+        }
+        self.parts.drain(first..first + count);
+        Ok(())
+    }
+
+    /// The rows of a part that the index still finds there and that are not over; these are forgotten.
+    fn live(
+        &self,
+        rows: RecordBatch,
+        number: u64,
+        is_over: &impl Fn(&[ArrayRef], usize) -> bool,
+    ) -> Result<RecordBatch> {
+        let (Some(index), Some(_)) = (&self.index, &self.rest) else { return Ok(rows) };
+        let (keys, rest) = rows.columns()[1..].split_at(self.key_count);
+        let keys = self.keys.encode_columns(keys)?;
+        let wanted: Vec<&[u8]> = (0..rows.num_rows()).map(|row| keys.row(row).data()).collect();
+        let mut over: Vec<&[u8]> = Vec::new();
+        let values = index.get(&wanted)?;
+        let is_live = |(row, value): (usize, &Option<Vec<u8>>)| {
+            let is_here = value.as_ref().and_then(|value| number_of(value)) == Some(number);
+            if is_here && is_over(rest, row) {
+                over.push(wanted[row]);
+            }
+            Some(is_here && !is_over(rest, row))
+        };
+        let is_live: BooleanArray = values.iter().enumerate().map(is_live).collect();
+        index.delete(&over)?;
+        Ok(filter_record_batch(&rows, &is_live)?)
     }
 
     /// All rows as pieces of a checkpoint, which keep them on disk until they are written.
@@ -165,3 +304,6 @@ impl DiskRows {
             + self.parts.iter().map(|part| size_of::<Part>() + part.rows.size_bytes()).sum::<usize>()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,7 +19,7 @@ use weir_graph::descriptor;
 use weir_operator_api::{Operator, OperatorContext, OperatorError, Output, Progress, Result};
 use weir_state::{FrozenPiece, FrozenTable, StateTable};
 
-use crate::disk_rows::{DiskRows, PART_ROWS};
+use crate::disk_rows::{DiskRows, FOREVER, PART_ROWS};
 use crate::expiry::TOUCHED;
 use crate::key_ids::KeyIds;
 use crate::row_codec::RowCodec;
@@ -273,17 +273,18 @@ impl Operator for FirstByKey {
     }
 
     fn spill(&mut self) -> Result<()> {
-        let spare = self.keys.len() - self.candidate_count;
+        let (spare, bytes) = (self.keys.len() - self.candidate_count, self.keys.size_bytes());
         // Without key columns there is one key.
-        if self.keys.columns().is_empty() || spare == 0 || spare < self.keys.len() / WORTH {
+        if self.keys.columns().is_empty() || spare == 0 || spare < self.keys.len() / WORTH || !self.disk.is_worth(bytes)
+        {
             return Ok(());
         }
         let emitted = self.ids(is_emitted);
         let batches: Vec<RecordBatch> =
             emitted.chunks(PART_ROWS).map(|ids| self.emitted_batch(ids)).collect::<Result<_>>()?;
-        self.disk.put(&batches, emitted.iter().map(|id| self.keys.hash_of(*id)))?;
+        self.disk.put(&batches, emitted.iter().map(|id| self.keys.hash_of(*id)), FOREVER)?;
         self.keep_candidates();
-        Ok(())
+        self.disk.tidy(i64::MIN, |_, _| false)
     }
 
     fn restore(&mut self, tables: Vec<StateTable>, watermark: EventTime) -> Result<()> {
