@@ -11,6 +11,7 @@
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, BooleanArray, RecordBatch, UInt32Array};
+use arrow_row::Rows;
 use arrow_schema::Schema;
 use arrow_select::concat::concat_batches;
 use arrow_select::filter::filter_record_batch;
@@ -109,6 +110,13 @@ fn small_ones(rows: &[usize]) -> usize {
     if first + 1 == rows.len() { rows.len() } else { first }
 }
 
+/// The places of some rows in the order of the rows.
+fn in_order(rows: &Rows) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..rows.num_rows()).collect();
+    order.sort_unstable_by(|a, b| rows.row(*a).cmp(&rows.row(*b)));
+    order
+}
+
 impl DiskRows {
     /// Holds nothing yet. `schema` is that of the table: the key group, the columns of the key, and others.
     pub(crate) fn new(stores: StateStores, schema: &Schema, key_count: usize) -> Result<Self> {
@@ -143,9 +151,18 @@ impl DiskRows {
     ///
     /// **Shapes**: batches of at most [`PART_ROWS`] rows, no key twice; the hashes of all rows in order.
     /// **Errors**: the store cannot write.
-    pub(crate) fn put(&mut self, batches: &[RecordBatch], hashes: impl Iterator<Item = u64>, end: i64) -> Result<()> {
+    pub(crate) fn put(
+        &mut self,
+        mut batches: impl Iterator<Item = Result<RecordBatch>>,
+        hashes: impl Iterator<Item = u64>,
+        end: i64,
+    ) -> Result<()> {
         let known = self.parts.len();
-        let put = batches.iter().try_for_each(|rows| self.put_part(rows, end));
+        let put = batches.try_for_each(|rows| {
+            let rows = rows?;
+            self.put_run(&rows, end)?;
+            self.write_index(&rows)
+        });
         match put {
             Ok(()) => hashes.for_each(|hash| self.filter.insert(hash)),
             // What the index has of them is not asked for while the keys are in memory, and written over later.
@@ -154,17 +171,18 @@ impl DiskRows {
         put
     }
 
-    /// The part is there before the index names it: what the index names is never missing from a checkpoint.
-    fn put_part(&mut self, rows: &RecordBatch, end: i64) -> Result<()> {
+    /// Writes rows as a part. That comes before the index: what it names is never missing from a checkpoint.
+    fn put_run(&mut self, rows: &RecordBatch, end: i64) -> Result<()> {
         let number = self.next_number;
         self.next_number += 1;
         let run = self.writer.write(std::slice::from_ref(rows))?;
         self.parts.push(Part { number, rows: run, row_count: rows.num_rows(), taken: 0, end });
-        self.write_index(rows, number)
+        Ok(())
     }
 
-    /// Lets the index say that the keys of these rows lie in this part.
-    fn write_index(&mut self, rows: &RecordBatch, number: u64) -> Result<()> {
+    /// Lets the index say that these rows lie in the last part.
+    fn write_index(&mut self, rows: &RecordBatch) -> Result<()> {
+        let number = self.parts.last().map_or(0, |part| part.number);
         let space = match &self.index {
             Some(space) => space.clone(),
             None => self.index.insert(self.stores.space()?).clone(),
@@ -175,9 +193,7 @@ impl DiskRows {
             Some(rest) => Some(rest.encode_columns(&columns[self.key_count..])?),
             None => None,
         };
-        let mut order: Vec<usize> = (0..rows.num_rows()).collect();
-        order.sort_unstable_by(|a, b| keys.row(*a).cmp(&keys.row(*b)));
-        for rows in order.chunks(PUT_ROWS) {
+        for rows in in_order(&keys).chunks(PUT_ROWS) {
             let value = |row: usize| match &rest {
                 Some(rest) => [&number.to_be_bytes()[..], rest.row(row).data()].concat(),
                 None => Vec::new(),
@@ -187,8 +203,8 @@ impl DiskRows {
         Ok(())
     }
 
-    /// What is here of some keys, which must be different ones; they are put away anew, or are over, before the next
-    /// [`DiskRows::tidy`].
+    /// What is here of some keys, which must be different ones. They are expected to be put away anew, or to be over,
+    /// before the next [`DiskRows::tidy`]; otherwise they stay here as they were.
     ///
     /// **Errors**: the store cannot read.
     pub(crate) fn take(&mut self, keys: &KeyIds, ids: impl Iterator<Item = u32>) -> Result<Found> {
@@ -217,8 +233,7 @@ impl DiskRows {
             return Ok(nothing());
         }
         let rows = self.keys.encode_columns(&keys.columns_of(&ids)?)?;
-        let mut order: Vec<usize> = (0..ids.len()).collect();
-        order.sort_unstable_by(|a, b| rows.row(*a).cmp(&rows.row(*b)));
+        let order = in_order(&rows);
         let wanted: Vec<&[u8]> = order.iter().map(|at| rows.row(*at).data()).collect();
         let (mut found, mut values) = (Found::default(), Vec::new());
         for (at, value) in order.into_iter().zip(index.get(&wanted)?) {
@@ -248,6 +263,9 @@ impl DiskRows {
         if small < self.parts.len() {
             self.rewrite(small, self.parts.len() - small, &is_over)?;
         }
+        if self.parts.is_empty() {
+            self.filter = KeyFilter::default();
+        }
         Ok(())
     }
 
@@ -262,7 +280,11 @@ impl DiskRows {
             }
         }
         if let Some(schema) = kept.first().map(RecordBatch::schema) {
-            self.put_part(&concat_batches(&schema, &kept)?, end)?;
+            let rows = concat_batches(&schema, &kept)?;
+            self.put_run(&rows, end)?;
+            if self.rest.is_some() {
+                self.write_index(&rows)?;
+            }
         }
         self.parts.drain(first..first + count);
         Ok(())
@@ -278,19 +300,18 @@ impl DiskRows {
         let (Some(index), Some(_)) = (&self.index, &self.rest) else { return Ok(rows) };
         let (keys, rest) = rows.columns()[1..].split_at(self.key_count);
         let keys = self.keys.encode_columns(keys)?;
-        let wanted: Vec<&[u8]> = (0..rows.num_rows()).map(|row| keys.row(row).data()).collect();
-        let mut over: Vec<&[u8]> = Vec::new();
-        let values = index.get(&wanted)?;
-        let is_live = |(row, value): (usize, &Option<Vec<u8>>)| {
-            let is_here = value.as_ref().and_then(|value| number_of(value)) == Some(number);
-            if is_here && is_over(rest, row) {
-                over.push(wanted[row]);
+        let order = in_order(&keys);
+        let wanted: Vec<&[u8]> = order.iter().map(|row| keys.row(*row).data()).collect();
+        let (mut is_live, mut over) = (vec![false; rows.num_rows()], Vec::new());
+        for ((row, key), value) in order.iter().zip(&wanted).zip(index.get(&wanted)?) {
+            let is_here = value.is_some_and(|value| number_of(&value) == Some(number));
+            match is_here && is_over(rest, *row) {
+                true => over.push(*key),
+                false => is_live[*row] = is_here,
             }
-            Some(is_here && !is_over(rest, row))
-        };
-        let is_live: BooleanArray = values.iter().enumerate().map(is_live).collect();
+        }
         index.delete(&over)?;
-        Ok(filter_record_batch(&rows, &is_live)?)
+        Ok(filter_record_batch(&rows, &BooleanArray::from(is_live))?)
     }
 
     /// All rows as pieces of a checkpoint, which keep them on disk until they are written.

@@ -298,8 +298,10 @@ impl LastByKey {
         let found = (self.winners.as_mut_slice(), &mut self.touched);
         let Some(forgetting) = &mut self.forgetting else {
             self.order.choose((records, ids), found, |_| Verdict::Compared)?;
-            back.sort_unstable();
-            self.touched.iter_mut().for_each(|(id, is_new)| *is_new &= back.binary_search(id).is_err());
+            if !back.is_empty() {
+                back.sort_unstable();
+                self.touched.iter_mut().for_each(|(id, is_new)| *is_new &= back.binary_search(id).is_err());
+            }
             return Ok(Vec::new());
         };
         // What is known of keys that came back, its verdicts say.
@@ -409,14 +411,18 @@ impl LastByKey {
         strangers.into_iter().for_each(|id| self.keys.remove(id));
         Ok(())
     }
+}
 
-    /// The rows of some keys, as a batch of the table.
-    fn batch_of(&self, ids: &[u32]) -> Result<RecordBatch> {
-        let (key_groups, mut columns) = self.keys.keys(ids, self.key_group_count)?;
-        columns.extend(self.forgetting.iter().map(|forgetting| Arc::new(forgetting.state(ids)) as ArrayRef));
-        columns.extend(self.order.state(ids, &self.layout)?);
-        self.layout.keyed_batch(key_groups, columns)
-    }
+/// The rows of some keys, as a batch of the table.
+fn batch_of(
+    ids: &[u32],
+    layout: &Layout,
+    (key_groups, mut columns): (Vec<u32>, Vec<ArrayRef>),
+    (forgetting, order): (&Option<Forgetting>, &Order),
+) -> Result<RecordBatch> {
+    columns.extend(forgetting.iter().map(|forgetting| Arc::new(forgetting.state(ids)) as ArrayRef));
+    columns.extend(order.state(ids, layout)?);
+    layout.keyed_batch(key_groups, columns)
 }
 
 /// The time of a key's newest row, of a row of the table without its key.
@@ -480,20 +486,27 @@ impl Operator for LastByKey {
     fn freeze(&mut self) -> Result<Vec<FrozenTable>> {
         let mut pieces = self.disk.frozen();
         for ids in self.held().chunks(BATCH_ROWS) {
-            pieces.push(FrozenPiece::Ready(self.batch_of(ids)?));
+            let keys = self.keys.keys(ids, self.key_group_count)?;
+            let rows = batch_of(ids, &self.layout, keys, (&self.forgetting, &self.order))?;
+            pieces.push(FrozenPiece::Ready(rows));
         }
         Ok(vec![FrozenTable { pieces, ..self.layout.table(Vec::new()).into() }])
     }
 
     fn spill(&mut self) -> Result<()> {
-        let held = self.held();
         // Without key columns there is one key.
-        if self.keys.columns().is_empty() || held.is_empty() || !self.disk.is_worth(self.keys.size_bytes()) {
+        let has_keys = !self.keys.columns().is_empty() && self.keys.len() > 0;
+        if !has_keys || !self.disk.is_worth(self.keys.size_bytes()) {
             return Ok(());
         }
-        let batches: Vec<RecordBatch> = held.chunks(PART_ROWS).map(|ids| self.batch_of(ids)).collect::<Result<_>>()?;
+        let held = self.held();
+        let batch = |ids: &[u32]| {
+            let keys = self.keys.keys(ids, self.key_group_count)?;
+            batch_of(ids, &self.layout, keys, (&self.forgetting, &self.order))
+        };
         let end = self.forgetting.as_ref().map_or(FOREVER, |forgetting| forgetting.end_of(&held));
-        self.disk.put(&batches, held.iter().map(|id| self.keys.hash_of(*id)), end)?;
+        let hashes = held.iter().map(|id| self.keys.hash_of(*id));
+        self.disk.put(held.chunks(PART_ROWS).map(batch), hashes, end)?;
         self.keep(&[]);
         match &self.forgetting {
             Some(forgetting) => {

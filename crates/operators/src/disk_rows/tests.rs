@@ -39,7 +39,7 @@ impl Table {
         columns.push(Arc::new(rows.values().copied().collect::<Int64Array>()));
         let batch = self.layout.keyed_batch(groups, columns).expect("columns fit");
         let hashes = ids.iter().map(|id| self.keys.hash_of(*id));
-        self.disk.put(&[batch], hashes, rows.values().max().copied().unwrap_or(i64::MIN))
+        self.disk.put(std::iter::once(Ok(batch)), hashes, rows.values().max().copied().unwrap_or(i64::MIN))
     }
 
     fn take(&mut self, keys: &BTreeSet<i64>) -> BTreeMap<i64, i64> {

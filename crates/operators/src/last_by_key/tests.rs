@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
-use weir_core::{Batch, OutputTag};
+use weir_core::{Batch, EventTime, OutputTag};
 use weir_graph::descriptor::LastByKey;
 use weir_graph::row_schema;
 use weir_testkit::{Runner, context, read_rows, schema};
