@@ -30,7 +30,7 @@ impl Table {
 
     fn intern(&mut self, keys: impl Iterator<Item = i64>) -> Vec<u32> {
         let keys: ArrayRef = Arc::new(keys.collect::<Int64Array>());
-        self.keys.intern_keys(&[keys.clone()], keys.len()).expect("the type is a key").to_vec()
+        self.keys.intern_keys(std::slice::from_ref(&keys), keys.len()).expect("the type is a key").to_vec()
     }
 
     fn put(&mut self, rows: &BTreeMap<i64, i64>) -> Result<()> {
