@@ -184,5 +184,15 @@ fn keys_on_disk_cost_next_to_no_memory_and_come_back() {
         let mut restored = self::runner(order_by);
         restored.restore(tables, EventTime::MIN).expect("the state fits");
         assert_eq!(restored.snapshot()[0].num_rows(), 5250);
+        // The rows of a checkpoint come in any order.
+        let mut turned = runner.snapshot();
+        turned[0].batches.reverse();
+        let mut restored_turned = self::runner(order_by);
+        restored_turned.restore(turned, EventTime::MIN).expect("the state fits");
+        let rows = |runner: &mut Runner| {
+            let rows = runner.snapshot()[0].batches.iter().flat_map(weir_testkit::print_rows).collect::<Vec<_>>();
+            rows.into_iter().collect::<std::collections::BTreeSet<_>>()
+        };
+        assert_eq!(rows(&mut restored_turned), rows(&mut restored));
     }
 }
