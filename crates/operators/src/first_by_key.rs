@@ -19,7 +19,7 @@ use weir_graph::descriptor;
 use weir_operator_api::{Operator, OperatorContext, OperatorError, Output, Progress, Result};
 use weir_state::{FrozenPiece, FrozenTable, StateTable};
 
-use crate::disk_rows::{DiskRows, PART_ROWS};
+use crate::disk_rows::{DiskRows, FOREVER, PART_ROWS};
 use crate::expiry::TOUCHED;
 use crate::key_ids::KeyIds;
 use crate::row_codec::RowCodec;
@@ -196,12 +196,6 @@ impl FirstByKey {
         (0..self.times.len() as u32).filter(is_wanted).collect()
     }
 
-    /// Emitted keys as a batch of their table.
-    fn emitted_batch(&self, ids: &[u32]) -> Result<RecordBatch> {
-        let (key_groups, columns) = self.keys.keys(ids, self.key_group_count)?;
-        self.emitted.keyed_batch(key_groups, columns)
-    }
-
     /// Forgets all keys but those with a candidate, and gives their memory back.
     fn keep_candidates(&mut self) {
         let live = self.ids(has_candidate);
@@ -265,7 +259,8 @@ impl Operator for FirstByKey {
         };
         let mut emitted = self.disk.frozen();
         for ids in self.ids(is_emitted).chunks(BATCH_ROWS) {
-            emitted.push(FrozenPiece::Ready(self.emitted_batch(ids)?));
+            let (key_groups, columns) = self.keys.keys(ids, self.key_group_count)?;
+            emitted.push(FrozenPiece::Ready(self.emitted.keyed_batch(key_groups, columns)?));
         }
         let candidates = self.ids(has_candidate).chunks(BATCH_ROWS).map(candidates).collect::<Result<_>>()?;
         let emitted = FrozenTable { pieces: emitted, ..self.emitted.table(Vec::new()).into() };
@@ -273,17 +268,21 @@ impl Operator for FirstByKey {
     }
 
     fn spill(&mut self) -> Result<()> {
-        let spare = self.keys.len() - self.candidate_count;
+        let (spare, bytes) = (self.keys.len() - self.candidate_count, self.keys.size_bytes());
         // Without key columns there is one key.
-        if self.keys.columns().is_empty() || spare == 0 || spare < self.keys.len() / WORTH {
+        if self.keys.columns().is_empty() || spare == 0 || spare < self.keys.len() / WORTH || !self.disk.is_worth(bytes)
+        {
             return Ok(());
         }
         let emitted = self.ids(is_emitted);
-        let batches: Vec<RecordBatch> =
-            emitted.chunks(PART_ROWS).map(|ids| self.emitted_batch(ids)).collect::<Result<_>>()?;
-        self.disk.put(&batches, emitted.iter().map(|id| self.keys.hash_of(*id)))?;
+        let batch = |ids: &[u32]| {
+            let (key_groups, columns) = self.keys.keys(ids, self.key_group_count)?;
+            self.emitted.keyed_batch(key_groups, columns)
+        };
+        let hashes = emitted.iter().map(|id| self.keys.hash_of(*id));
+        self.disk.put(emitted.chunks(PART_ROWS).map(batch), hashes, FOREVER)?;
         self.keep_candidates();
-        Ok(())
+        self.disk.tidy(i64::MIN, |_, _| false)
     }
 
     fn restore(&mut self, tables: Vec<StateTable>, watermark: EventTime) -> Result<()> {

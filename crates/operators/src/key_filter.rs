@@ -59,8 +59,11 @@ impl Place {
 }
 
 impl KeyFilter {
-    /// Takes the hash of a key.
+    /// Takes the hash of a key. One that seems to be there takes no room, so that keys may come again and again.
     pub(crate) fn insert(&mut self, hash: u64) {
+        if self.may_hold(hash) {
+            return;
+        }
         let is_full = self.layers.last().is_none_or(|layer| layer.left == 0);
         if is_full && self.layers.len() < LAYERS_MAX {
             let blocks = FIRST_BLOCKS << self.layers.len();
@@ -114,7 +117,9 @@ mod tests {
         assert_eq!(filter.layers.len(), 1);
         let wrong = (keys..101 * keys).filter(|key| filter.may_hold(mix(*key) >> 8)).count();
         assert!(wrong as u64 <= 6 * keys, "{wrong} of {} are wrong", 100 * keys);
-        filter.insert(0);
+        (0..keys).for_each(|key| filter.insert(mix(key) >> 8));
+        assert_eq!(filter.layers.len(), 1);
+        (keys..2 * keys).for_each(|key| filter.insert(mix(key) >> 8));
         assert_eq!(filter.layers.len(), 2);
         assert_eq!(filter.size_bytes(), (1 + 2) * FIRST_BLOCKS * BLOCK_BITS / 8);
     }

@@ -3,6 +3,9 @@
 //! The state of a key is what its newest row is ordered by, not the row: a batch emits, once per key, the newest of its
 //! rows if that is at least as new as all before. On a tie the row that came later wins. With `state_ttl` keys are
 //! forgotten: [`forgetting`].
+//!
+//! State that memory does not hold goes to disk. What a batch needs of it is taken back all at once, and put away again with
+//! all the rest.
 
 use std::sync::Arc;
 
@@ -17,11 +20,12 @@ use weir_core::{Batch, ChangeKind, EventTime, OutputTag};
 use weir_expr::order_item;
 use weir_graph::descriptor;
 use weir_operator_api::{Operator, OperatorContext, OperatorError, Output, Progress, Result};
-use weir_state::StateTable;
+use weir_state::{FrozenPiece, FrozenTable, StateTable};
 
+use crate::disk_rows::{DiskRows, FOREVER, PART_ROWS};
 use crate::expiry::TOUCHED;
 use crate::key_ids::KeyIds;
-use crate::state_rows::{BATCH_ROWS, Column, Layout, Restored, StateRows};
+use crate::state_rows::{BATCH_ROWS, Column, Layout, Restored, StateRows, resolved};
 
 mod forgetting;
 
@@ -41,6 +45,7 @@ pub fn create(last: &descriptor::LastByKey, context: &OperatorContext) -> Result
     let layout = Layout::keyed("newest", columns);
     Ok(Box::new(LastByKey {
         // A table of a job with a time to live says when keys were heard of.
+        disk: DiskRows::new(context.stores.clone(), layout.schema(), keys.columns().len())?,
         layout: if forgetting.is_some() { layout } else { layout.passing_over(TOUCHED) },
         forgetting,
         key_group_count: context.key_group_count,
@@ -57,6 +62,8 @@ struct LastByKey {
     order: Order,
     /// Which keys are still remembered; all of them without.
     forgetting: Option<Forgetting>,
+    /// Keys that are not in memory, or were there before.
+    disk: DiskRows,
     /// The table of a checkpoint: the keys, and what their newest rows are ordered by.
     layout: Layout,
     key_group_count: u32,
@@ -139,28 +146,54 @@ impl Order {
         }
     }
 
-    /// Takes back what the newest rows of these keys are ordered by; all keys below `key_count` are known then.
-    fn restore(&mut self, ids: &[u32], key_count: usize, columns: &[ArrayRef]) -> Result<()> {
+    /// Takes back what the newest rows of these keys are ordered by; `verdict` says of each row how it meets what is known of
+    /// its key. All keys are below `key_count`.
+    fn restore(
+        &mut self,
+        ids: &[u32],
+        key_count: usize,
+        columns: &[ArrayRef],
+        verdict: impl Fn(usize) -> Verdict,
+    ) -> Result<()> {
         match self {
-            Order::Time { newest, known, .. } => {
+            Order::Time { newest, .. } => {
                 newest.resize(key_count, i64::MIN);
                 let times = columns[0].as_primitive::<TimestampMicrosecondType>();
-                for (row, id) in ids.iter().enumerate().filter(|(row, _)| times.is_valid(*row)) {
-                    newest[*id as usize] = times.value(row);
+                for (row, id) in ids.iter().enumerate() {
+                    let time = if times.is_null(row) { i64::MIN } else { times.value(row) };
+                    let known = &mut newest[*id as usize];
+                    match verdict(row) {
+                        Verdict::Compared => *known = time.max(*known),
+                        Verdict::Begins => *known = time,
+                        Verdict::PassedOver | Verdict::Late => {}
+                    }
                 }
-                *known = key_count;
             }
-            Order::Bytes { converter, newest, known, size, .. } => {
+            Order::Bytes { converter, newest, size, .. } => {
                 newest.resize_with(key_count, Vec::new);
                 let rows = converter.convert_columns(columns)?;
-                for (row, id) in rows.iter().zip(ids) {
-                    *size += row.data().len();
-                    newest[*id as usize] = row.data().to_vec();
+                for (row, id) in ids.iter().enumerate() {
+                    let (bytes, known) = (rows.row(row).data(), &mut newest[*id as usize]);
+                    let is_taken = match verdict(row) {
+                        Verdict::Compared => bytes > known.as_slice(),
+                        Verdict::Begins => true,
+                        Verdict::PassedOver | Verdict::Late => false,
+                    };
+                    if is_taken {
+                        *size = *size + bytes.len() - known.len();
+                        *known = bytes.to_vec();
+                    }
                 }
-                *known = key_count;
             }
         }
         Ok(())
+    }
+
+    /// Of all keys below this something is known.
+    fn know(&mut self, key_count: usize) {
+        match self {
+            Order::Time { known, .. } | Order::Bytes { known, .. } => *known = key_count,
+        }
     }
 }
 
@@ -247,8 +280,9 @@ impl Order {
                 *newest = live.iter().map(|id| newest[*id as usize]).collect();
                 *known = live.len();
             }
-            Order::Bytes { newest, known, .. } => {
+            Order::Bytes { newest, known, size, .. } => {
                 *newest = live.iter().map(|id| std::mem::take(&mut newest[*id as usize])).collect();
+                *size = newest.iter().map(Vec::len).sum();
                 *known = live.len();
             }
         }
@@ -258,18 +292,52 @@ impl Order {
 impl LastByKey {
     /// Finds the newest row per key of this batch among those that are as new as what was known. Gives late rows.
     fn choose(&mut self, records: &RecordBatch) -> Result<Vec<u32>> {
-        let ids = self.keys.intern(records)?;
-        let count = ids.iter().map(|id| *id as usize + 1).max().unwrap_or(0).max(self.winners.len());
-        self.winners.resize(count, NONE);
+        self.keys.intern(records)?;
+        let mut back = self.take_back()?;
+        let ids = self.keys.ids();
         let found = (self.winners.as_mut_slice(), &mut self.touched);
         let Some(forgetting) = &mut self.forgetting else {
             self.order.choose((records, ids), found, |_| Verdict::Compared)?;
+            if !back.is_empty() {
+                back.sort_unstable();
+                self.touched.iter_mut().for_each(|(id, is_new)| *is_new &= back.binary_search(id).is_err());
+            }
             return Ok(Vec::new());
         };
+        // What is known of keys that came back, its verdicts say.
+        self.order.know(self.keys.id_bound());
         let (late, strangers) = forgetting.judge(records.columns(), ids);
         self.order.choose((records, ids), found, |row| forgetting.verdicts[row])?;
         strangers.into_iter().for_each(|id| self.keys.remove(id));
         Ok(late)
+    }
+
+    /// Makes room for the keys of a batch that are new in memory, and takes back what is on disk of them. Gives those keys.
+    fn take_back(&mut self) -> Result<Vec<u32>> {
+        let (known, bound) = (self.winners.len(), self.keys.id_bound());
+        self.winners.resize(bound, NONE);
+        if self.disk.is_empty() {
+            return Ok(Vec::new());
+        }
+        let Some(forgetting) = &mut self.forgetting else {
+            let found = self.disk.take(&self.keys, known as u32..bound as u32)?;
+            if !found.ids.is_empty() {
+                self.order.restore(&found.ids, bound, &found.rest, |_| Verdict::Begins)?;
+            }
+            return Ok(found.ids);
+        };
+        let mut strangers: Vec<u32> = self.keys.ids().iter().copied().filter(|id| !forgetting.holds(*id)).collect();
+        strangers.sort_unstable();
+        strangers.dedup();
+        let mut found = self.disk.take(&self.keys, strangers.into_iter())?;
+        found.retain(|rest, row| !forgetting.is_over(touched_of(rest, row)))?;
+        if let Some((_, order)) = found.rest.split_first() {
+            self.order.restore(&found.ids, bound, order, |_| Verdict::Begins)?;
+            for (row, id) in found.ids.iter().enumerate() {
+                forgetting.restore(*id, touched_of(&found.rest, row));
+            }
+        }
+        Ok(found.ids)
     }
 
     /// Forgets some of the keys that the watermark has outlived; passes it on after the last.
@@ -289,20 +357,19 @@ impl LastByKey {
             None => i64::MIN,
         };
         if self.keys.is_sparse() {
-            self.renumber();
+            self.keep(&self.held());
         }
         out.watermark(EventTime(watermark));
         Ok(Progress::Done)
     }
 
-    /// Gives back the memory of keys that are forgotten.
-    fn renumber(&mut self) {
-        let live = self.held();
-        self.keys.renumber(&live);
-        self.order.renumber(&live);
+    /// Gives back the memory of all keys but these.
+    fn keep(&mut self, live: &[u32]) {
+        self.keys.renumber(live);
+        self.order.renumber(live);
         self.winners = vec![NONE; live.len()];
         if let Some(forgetting) = &mut self.forgetting {
-            forgetting.renumber(&live);
+            forgetting.renumber(live);
         }
     }
 
@@ -317,19 +384,50 @@ impl LastByKey {
 
     fn restore_rows(&mut self, rows: &StateRows, watermark: EventTime) -> Result<()> {
         let (keys, rest) = rows.columns.split_at(self.keys.columns().len());
-        let ids = self.keys.intern_keys(keys, rows.row_count)?.to_vec();
+        self.keys.intern_keys(keys, rows.row_count)?;
+        self.take_back()?;
+        let ids = self.keys.ids();
+        let bound = self.keys.id_bound();
         let (touched, order) = rest.split_at(usize::from(self.forgetting.is_some()));
-        self.order.restore(&ids, self.keys.id_bound(), order)?;
-        self.winners.resize(self.keys.id_bound(), NONE);
-        if let (Some(forgetting), Some(touched)) = (&mut self.forgetting, touched.first()) {
-            let touched = touched.as_primitive::<TimestampMicrosecondType>();
-            for (row, id) in ids.iter().enumerate() {
-                // Keys that were to be remembered for ever count as heard of now.
-                forgetting.restore(*id, if touched.is_valid(row) { touched.value(row) } else { watermark.0 });
-            }
-        }
+        let (Some(forgetting), Some(touched)) = (&mut self.forgetting, touched.first()) else {
+            self.order.restore(ids, bound, order, |_| Verdict::Compared)?;
+            self.order.know(bound);
+            return Ok(());
+        };
+        let touched = touched.as_primitive::<TimestampMicrosecondType>();
+        // Keys that were to be remembered for ever count as heard of now.
+        let touched = |row: usize| if touched.is_valid(row) { touched.value(row) } else { watermark.0 };
+        // What was forgotten may still have been on disk.
+        let restore = |(row, id): (usize, &u32)| match touched(row) {
+            time if forgetting.is_over(time) => Verdict::PassedOver,
+            time => forgetting.restore(*id, time),
+        };
+        let verdicts: Vec<Verdict> = ids.iter().enumerate().map(restore).collect();
+        self.order.restore(ids, bound, order, |row| verdicts[row])?;
+        self.order.know(bound);
+        let mut strangers: Vec<u32> = ids.iter().copied().filter(|id| !forgetting.holds(*id)).collect();
+        strangers.sort_unstable();
+        strangers.dedup();
+        strangers.into_iter().for_each(|id| self.keys.remove(id));
         Ok(())
     }
+}
+
+/// The rows of some keys, as a batch of the table.
+fn batch_of(
+    ids: &[u32],
+    layout: &Layout,
+    (key_groups, mut columns): (Vec<u32>, Vec<ArrayRef>),
+    (forgetting, order): (&Option<Forgetting>, &Order),
+) -> Result<RecordBatch> {
+    columns.extend(forgetting.iter().map(|forgetting| Arc::new(forgetting.state(ids)) as ArrayRef));
+    columns.extend(order.state(ids, layout)?);
+    layout.keyed_batch(key_groups, columns)
+}
+
+/// The time of a key's newest row, of a row of the table without its key.
+fn touched_of(rest: &[ArrayRef], row: usize) -> i64 {
+    rest[0].as_primitive::<TimestampMicrosecondType>().value(row)
 }
 
 impl Operator for LastByKey {
@@ -379,15 +477,43 @@ impl Operator for LastByKey {
         self.step(out)
     }
 
-    /// Per key: the key and what its newest row is ordered by, each copied once (decoded where it is not one time).
     fn snapshot(&mut self) -> Result<Vec<StateTable>> {
+        resolved(self.freeze()?)
+    }
+
+    /// Per key in memory: the key and what its newest row is ordered by, each copied once (decoded where it is not one
+    /// time). Keys that came back from disk are there twice; the newer row of a key counts.
+    fn freeze(&mut self) -> Result<Vec<FrozenTable>> {
+        let mut pieces = self.disk.frozen();
+        for ids in self.held().chunks(BATCH_ROWS) {
+            let keys = self.keys.keys(ids, self.key_group_count)?;
+            let rows = batch_of(ids, &self.layout, keys, (&self.forgetting, &self.order))?;
+            pieces.push(FrozenPiece::Ready(rows));
+        }
+        Ok(vec![FrozenTable { pieces, ..self.layout.table(Vec::new()).into() }])
+    }
+
+    fn spill(&mut self) -> Result<()> {
+        // Without key columns there is one key.
+        let has_keys = !self.keys.columns().is_empty() && self.keys.len() > 0;
+        if !has_keys || !self.disk.is_worth(self.keys.size_bytes()) {
+            return Ok(());
+        }
+        let held = self.held();
         let batch = |ids: &[u32]| {
-            let (key_groups, mut columns) = self.keys.keys(ids, self.key_group_count)?;
-            columns.extend(self.forgetting.iter().map(|forgetting| Arc::new(forgetting.state(ids)) as ArrayRef));
-            columns.extend(self.order.state(ids, &self.layout)?);
-            self.layout.keyed_batch(key_groups, columns)
+            let keys = self.keys.keys(ids, self.key_group_count)?;
+            batch_of(ids, &self.layout, keys, (&self.forgetting, &self.order))
         };
-        Ok(vec![self.layout.table(self.held().chunks(BATCH_ROWS).map(batch).collect::<Result<_>>()?)])
+        let end = self.forgetting.as_ref().map_or(FOREVER, |forgetting| forgetting.end_of(&held));
+        let hashes = held.iter().map(|id| self.keys.hash_of(*id));
+        self.disk.put(held.chunks(PART_ROWS).map(batch), hashes, end)?;
+        self.keep(&[]);
+        match &self.forgetting {
+            Some(forgetting) => {
+                self.disk.tidy(forgetting.watermark, |rest, row| forgetting.is_over(touched_of(rest, row)))
+            }
+            None => self.disk.tidy(i64::MIN, |_, _| false),
+        }
     }
 
     fn restore(&mut self, tables: Vec<StateTable>, watermark: EventTime) -> Result<()> {
@@ -407,7 +533,7 @@ impl Operator for LastByKey {
             Order::Bytes { newest, size, .. } => newest.capacity() * size_of::<Vec<u8>>() + size,
         };
         let forgetting = self.forgetting.as_ref().map_or(0, Forgetting::size_bytes);
-        self.keys.size_bytes() + order + self.winners.capacity() * 4 + forgetting
+        self.keys.size_bytes() + order + self.winners.capacity() * 4 + forgetting + self.disk.size_bytes()
     }
 }
 

@@ -97,6 +97,11 @@ impl RowRun {
         found.map(|at| &self.groups[at]).into_iter().flat_map(|group| self.read_group(group))
     }
 
+    /// All rows, value by value.
+    pub(crate) fn read_all(&self) -> impl Iterator<Item = Result<RecordBatch>> {
+        self.groups.iter().flat_map(|group| self.read_group(group))
+    }
+
     fn read_group(&self, group: &GroupOfRun) -> impl Iterator<Item = Result<RecordBatch>> {
         group.values().map(|number| {
             let value = self.space.get(&[number.to_be_bytes()])?.pop().flatten();

@@ -7,6 +7,8 @@
 //!
 //! A life goes when the watermark reaches the end of its time: no row that is not late can belong to it. A key without lives
 //! is forgotten.
+//!
+//! Keys of which all first rows have left go to disk when memory does not hold them, and come back when they are heard of.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -20,13 +22,14 @@ use arrow_select::filter::filter_record_batch;
 use weir_core::batch::{EventTimeArray, event_time_type};
 use weir_core::{Batch, EventTime, OutputTag};
 use weir_operator_api::{Operator, OperatorContext, OperatorError, Output, Progress, Result};
-use weir_state::StateTable;
+use weir_state::{FrozenPiece, FrozenTable, StateTable};
 
-use super::{EMITTED_KEYS, FIRST_ROWS, mask};
+use super::{EMITTED_KEYS, FIRST_ROWS, WORTH, mask};
+use crate::disk_rows::{DiskRows, PART_ROWS};
 use crate::expiry::{Expiry, STEP_KEYS, TOUCHED};
 use crate::key_ids::KeyIds;
 use crate::row_codec::RowCodec;
-use crate::state_rows::{BATCH_ROWS, Column, Layout, Restored, RowTable, StateRows};
+use crate::state_rows::{BATCH_ROWS, Column, Layout, Restored, RowTable, StateRows, resolved};
 
 pub(super) struct FirstOfLives {
     keys: KeyIds,
@@ -34,6 +37,8 @@ pub(super) struct FirstOfLives {
     ttl_us: i64,
     /// Per key its lives in order of time; almost always one, none for a key that is not held.
     lives: Vec<Vec<Life>>,
+    /// Keys that are not in memory, or were there before.
+    disk: DiskRows,
     /// Bytes of candidates, roughly.
     rows_bytes: usize,
     /// Time and key of every candidate there ever was; those that were replaced are skipped when their time comes.
@@ -93,8 +98,10 @@ impl FirstOfLives {
         let input = &context.inputs[0];
         let touched = || Column::added(TOUCHED, event_time_type());
         let (key_columns, key_group_count) = (keys.columns().to_vec(), context.key_group_count);
+        let emitted = Layout::keyed(EMITTED_KEYS, keys.state_columns(input).chain([touched()]).collect());
         Ok(FirstOfLives {
-            emitted: Layout::keyed(EMITTED_KEYS, keys.state_columns(input).chain([touched()]).collect()),
+            disk: DiskRows::new(context.stores.clone(), emitted.schema(), key_columns.len())?,
+            emitted,
             candidates: RowTable::new(FIRST_ROWS, vec![touched()], input, key_columns, key_group_count),
             key_group_count,
             keys,
@@ -114,10 +121,10 @@ impl FirstOfLives {
     /// Takes rows into lives. Gives those that may be first, and the late ones.
     fn sort_in(&mut self, batch: &Batch) -> Result<(Vec<Candidate>, Vec<u32>)> {
         let times = times_of(batch)?;
-        let ids = self.keys.intern(&batch.records)?;
+        self.keys.intern(&batch.records)?;
+        self.take_back()?;
+        let ids = self.keys.ids();
         let (mut candidates, mut late): (Vec<Candidate>, Vec<u32>) = (Vec::new(), Vec::new());
-        let bound = ids.iter().map(|id| *id as usize + 1).max().unwrap_or(0).max(self.lives.len());
-        self.lives.resize_with(bound, Vec::new);
         // Keys of late rows, which may be held for nothing.
         let mut strangers: Vec<u32> = Vec::new();
         for (row, (time, id)) in times.iter().zip(ids).enumerate() {
@@ -138,12 +145,47 @@ impl FirstOfLives {
             }
             self.expiry.set(*id, time.saturating_add(self.ttl_us));
         }
+        self.remove(strangers);
+        Ok((candidates, late))
+    }
+
+    /// Forgets those of some keys that have no lives.
+    fn remove(&mut self, mut strangers: Vec<u32>) {
         strangers.sort_unstable();
         strangers.dedup();
         for id in strangers.into_iter().filter(|id| self.lives[*id as usize].is_empty()) {
             self.keys.remove(id);
         }
-        Ok((candidates, late))
+    }
+
+    /// Makes room for the keys that came last, and takes back what is on disk of those that are new in memory.
+    fn take_back(&mut self) -> Result<()> {
+        self.lives.resize_with(self.keys.id_bound().max(self.lives.len()), Vec::new);
+        if self.disk.is_empty() {
+            return Ok(());
+        }
+        let is_new = |id: &u32| self.lives[*id as usize].is_empty();
+        let mut new: Vec<u32> = self.keys.ids().iter().copied().filter(is_new).collect();
+        new.sort_unstable();
+        new.dedup();
+        let found = self.disk.take(&self.keys, new.into_iter())?;
+        for (row, id) in found.ids.iter().enumerate() {
+            let last = touched_of(&found.rest, row);
+            if !is_over(last, self.ttl_us, self.watermark) {
+                self.put_back(*id, last);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes back a life whose first row has left, or a part of one.
+    fn put_back(&mut self, id: u32, last: i64) {
+        let lives = &mut self.lives[id as usize];
+        match lives.first_mut().filter(|life| life.is_emitted) {
+            Some(life) => life.last = last.max(life.last),
+            None => lives.insert(0, Life { start: i64::MIN, last, row: Box::default(), is_emitted: true }),
+        }
+        self.expiry.set(id, last.saturating_add(self.ttl_us));
     }
 
     /// Keeps the bytes of the smallest row at the beginning of each life.
@@ -238,16 +280,19 @@ impl FirstOfLives {
 
     fn restore_emitted(&mut self, rows: &StateRows, watermark: EventTime) -> Result<()> {
         let (keys, touched) = rows.columns.split_at(self.keys.columns().len());
-        let ids = self.keys.intern_keys(keys, rows.row_count)?;
-        self.lives.resize_with(self.lives.len().max(bound(ids)), Vec::new);
+        self.keys.intern_keys(keys, rows.row_count)?;
+        self.take_back()?;
+        let ids = self.keys.ids().to_vec();
         let touched = touched[0].as_primitive::<TimestampMicrosecondType>();
         for (row, id) in ids.iter().enumerate() {
             // Keys that were to be remembered for ever count as heard of now.
             let last = if touched.is_valid(row) { touched.value(row) } else { watermark.0 };
-            let life = Life { start: i64::MIN, last, row: Box::default(), is_emitted: true };
-            self.lives[*id as usize].insert(0, life);
-            self.expiry.set(*id, last.saturating_add(self.ttl_us));
+            // What was forgotten may still have been on disk.
+            if !is_over(last, self.ttl_us, watermark) {
+                self.put_back(*id, last);
+            }
         }
+        self.remove(ids);
         Ok(())
     }
 
@@ -257,9 +302,9 @@ impl FirstOfLives {
         let touched = rows.columns[0].as_primitive::<TimestampMicrosecondType>().clone();
         let batch = Batch::new(records, 0);
         let times = times_of(&batch)?;
-        let ids = self.keys.intern(&batch.records)?;
-        self.lives.resize_with(self.lives.len().max(bound(ids)), Vec::new);
-        for (row, id) in ids.iter().enumerate() {
+        self.keys.intern(&batch.records)?;
+        self.take_back()?;
+        for (row, id) in self.keys.ids().iter().enumerate() {
             let start = times[row];
             let last = if touched.is_valid(row) { touched.value(row).max(start) } else { start };
             let bytes: Box<[u8]> = encoded.row(row).data().into();
@@ -280,12 +325,35 @@ impl FirstOfLives {
     }
 }
 
+/// Keys of which all first rows have left, with their last life.
+fn spare(lives: &[Vec<Life>]) -> Vec<(u32, &Life)> {
+    let mut spare = Vec::new();
+    for (id, lives) in (0u32..).zip(lives) {
+        spare.extend(lives.last().filter(|_| lives.iter().all(|life| life.is_emitted)).map(|life| (id, life)));
+    }
+    spare
+}
+
+/// Lives whose first row has left, as a batch of their table.
+fn emitted_batch(keys: &KeyIds, table: &Layout, key_group_count: u32, lives: &[(u32, &Life)]) -> Result<RecordBatch> {
+    let ids: Vec<u32> = lives.iter().map(|(id, _)| *id).collect();
+    let (key_groups, mut columns) = keys.keys(&ids, key_group_count)?;
+    columns.push(lasts(lives));
+    table.keyed_batch(key_groups, columns)
+}
+
 fn times_of(batch: &Batch) -> Result<&[i64]> {
     Ok(batch.event_times().ok_or_else(|| OperatorError::internal("rows without event time"))?.values())
 }
 
-fn bound(ids: &[u32]) -> usize {
-    ids.iter().map(|id| *id as usize + 1).max().unwrap_or(0)
+/// Whether a life with this last row is forgotten. After the last watermark nothing is.
+fn is_over(last: i64, ttl_us: i64, watermark: EventTime) -> bool {
+    watermark < EventTime::MAX && last.saturating_add(ttl_us) <= watermark.0
+}
+
+/// The time of a key's last row, of a row of the table without its key.
+fn touched_of(rest: &[ArrayRef], row: usize) -> i64 {
+    rest[0].as_primitive::<TimestampMicrosecondType>().value(row)
 }
 
 fn lasts(lives: &[(u32, &Life)]) -> ArrayRef {
@@ -314,21 +382,43 @@ impl Operator for FirstOfLives {
         self.step(out)
     }
 
-    /// Per life: its key or its first row, and its last time, each copied or decoded once.
     fn snapshot(&mut self) -> Result<Vec<StateTable>> {
-        let emitted = |lives: &[(u32, &Life)]| {
-            let ids: Vec<u32> = lives.iter().map(|(id, _)| *id).collect();
-            let (key_groups, mut columns) = self.keys.keys(&ids, self.key_group_count)?;
-            columns.push(lasts(lives));
-            self.emitted.keyed_batch(key_groups, columns)
-        };
+        resolved(self.freeze()?)
+    }
+
+    /// Per life in memory: its key or its first row, and its last time, each copied or decoded once. Keys that came back from
+    /// disk are there twice; the later last time counts.
+    fn freeze(&mut self) -> Result<Vec<FrozenTable>> {
         let candidates = |lives: &[(u32, &Life)]| {
             let rows = self.codec.decode(lives.iter().map(|(_, life)| life.row.as_ref()))?;
             self.candidates.batch(vec![lasts(lives)], &rows)
         };
-        let emitted = self.lives(true).chunks(BATCH_ROWS).map(emitted).collect::<Result<_>>()?;
+        let mut emitted = self.disk.frozen();
+        for lives in self.lives(true).chunks(BATCH_ROWS) {
+            emitted.push(FrozenPiece::Ready(emitted_batch(&self.keys, &self.emitted, self.key_group_count, lives)?));
+        }
         let candidates = self.lives(false).chunks(BATCH_ROWS).map(candidates).collect::<Result<_>>()?;
-        Ok(vec![self.emitted.table(emitted), self.candidates.layout.table(candidates)])
+        let emitted = FrozenTable { pieces: emitted, ..self.emitted.table(Vec::new()).into() };
+        Ok(vec![emitted, self.candidates.layout.table(candidates).into()])
+    }
+
+    fn spill(&mut self) -> Result<()> {
+        let (held, bytes) = (self.keys.len(), self.keys.size_bytes());
+        // Without key columns there is one key. There are at most as many candidates as times they are due.
+        let is_worth = held.saturating_sub(self.due.len()) >= held.div_ceil(WORTH) && self.disk.is_worth(bytes);
+        if self.keys.columns().is_empty() || !is_worth {
+            return Ok(());
+        }
+        let spare = spare(&self.lives);
+        let ids: Vec<u32> = spare.iter().map(|(id, _)| *id).collect();
+        let end = spare.iter().map(|(_, life)| life.last.saturating_add(self.ttl_us)).max().unwrap_or(i64::MIN);
+        let batch = |lives: &[(u32, &Life)]| emitted_batch(&self.keys, &self.emitted, self.key_group_count, lives);
+        let hashes = ids.iter().map(|id| self.keys.hash_of(*id));
+        self.disk.put(spare.chunks(PART_ROWS).map(batch), hashes, end)?;
+        ids.iter().for_each(|id| self.lives[*id as usize] = Vec::new());
+        self.renumber();
+        let (ttl_us, watermark) = (self.ttl_us, self.watermark);
+        self.disk.tidy(watermark.0, |rest, row| is_over(touched_of(rest, row), ttl_us, watermark))
     }
 
     fn restore(&mut self, tables: Vec<StateTable>, watermark: EventTime) -> Result<()> {
@@ -346,7 +436,7 @@ impl Operator for FirstOfLives {
     fn state_bytes(&self) -> usize {
         let per_key = size_of::<Vec<Life>>() * self.lives.capacity() + size_of::<Life>() * self.keys.len();
         let timers = self.due.capacity() * 16 + self.expiry.size_bytes();
-        self.keys.size_bytes() + self.rows_bytes + per_key + timers
+        self.keys.size_bytes() + self.rows_bytes + per_key + timers + self.disk.size_bytes()
     }
 }
 

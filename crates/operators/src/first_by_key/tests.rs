@@ -186,3 +186,51 @@ fn column_that_may_be_null_can_be_added_to_rows() {
                    may not be null";
     assert_eq!((error.code, error.message.as_str()), ("state-incompatible", message));
 }
+
+/// Emits the first rows of `keys`, each at a time of its own.
+fn pass(runner: &mut Runner, keys: std::ops::Range<i64>) {
+    let text: Vec<String> = keys.clone().map(|key| format!("k{key} 1 {key}us")).collect();
+    runner.batch(0, Batch::new(read_rows(&schema(INPUT), &text.join("\n")), 0));
+    runner.watermark(EventTime(keys.end - 1));
+}
+
+#[test]
+fn keys_on_disk_cost_next_to_no_memory_and_stay_known() {
+    let mut runner = runner(10_000);
+    let mut sizes = Vec::new();
+    for round in 0..50 {
+        pass(&mut runner, 1000 * round..1000 * (round + 1));
+        assert_eq!(runner.recorder.rows(OutputTag::Main).len(), 1000);
+        runner.recorder.take();
+        runner.operator().spill().expect("the store is there");
+        sizes.push(runner.operator().state_bytes());
+    }
+    assert!(sizes[49] < sizes[0] + 50 * 1000 * 24, "{sizes:?}");
+    // Known keys come back by any batch, once a checkpoint was restored, too.
+    let tables = runner.snapshot();
+    let mut restored = self::runner(10_000);
+    restored.restore(tables, EventTime(49_999)).expect("the state fits");
+    for mut runner in [runner, restored] {
+        let rows = (0..60_000).step_by(100).map(|key| format!("k{key} 2 {}us", 50_000 + key));
+        let text: Vec<String> = rows.collect();
+        runner.batch(0, Batch::new(read_rows(&schema(INPUT), &text.join("\n")), 0));
+        runner.watermark(EventTime::MAX);
+        assert_eq!(runner.recorder.rows(OutputTag::Main).len(), 100);
+    }
+}
+
+#[test]
+fn full_disk_leaves_keys_in_memory() {
+    let (mut context, clock) = context(vec![schema(INPUT)], schema(INPUT));
+    let full = || weir_state::StateStoreError { place: "d".to_owned(), doing: "write", reason: "full".to_owned() };
+    context.stores = weir_state::StateStores::new(move || Err(full()));
+    let first = FirstByKey { key: vec!["k".to_owned()], state_ttl: None };
+    let mut runner = Runner::new(super::create(&first, &context).expect("the key exists"), &context, clock);
+    pass(&mut runner, 0..10);
+    let before = runner.snapshot();
+    runner.operator().spill().expect_err("the disk is full");
+    assert_eq!(runner.snapshot()[0].num_rows(), before[0].num_rows());
+    runner.recorder.take();
+    pass(&mut runner, 5..15);
+    assert_eq!(runner.recorder.rows(OutputTag::Main).len(), 5);
+}

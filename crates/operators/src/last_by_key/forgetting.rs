@@ -5,6 +5,8 @@
 //! watermark has outlived, which is late. A key goes when the watermark has outlived its newest row: whatever is not late is
 //! then newer than what was forgotten, so that nothing old ever takes the place of something newer.
 
+use std::cmp::Ordering;
+
 use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
 use arrow_array::{Array, ArrayRef};
@@ -117,12 +119,30 @@ impl Forgetting {
         EventTimeArray::from_iter_values(ids.iter().map(|id| self.touched[*id as usize])).with_timezone("UTC")
     }
 
-    /// Takes back the newest time of a key.
-    pub(super) fn restore(&mut self, id: u32, time: i64) {
+    /// Takes back the newest time of a key, which may be known already by another row of it. Says how the two rows meet.
+    pub(super) fn restore(&mut self, id: u32, time: i64) -> Verdict {
         let bound = self.touched.len().max(id as usize + 1);
         self.touched.resize(bound, NEVER);
-        self.touched[id as usize] = time.max(NEVER + 1);
+        let (touched, time) = (&mut self.touched[id as usize], time.max(NEVER + 1));
+        let verdict = match time.cmp(touched) {
+            Ordering::Less => return Verdict::PassedOver,
+            Ordering::Equal => Verdict::Compared,
+            Ordering::Greater => Verdict::Begins,
+        };
+        *touched = time;
         self.expiry.set(id, time.saturating_add(self.ttl_us));
+        verdict
+    }
+
+    /// Whether a key with this newest time is forgotten.
+    pub(super) fn is_over(&self, touched: i64) -> bool {
+        touched.saturating_add(self.ttl_us) <= self.watermark
+    }
+
+    /// When all of these keys are forgotten.
+    pub(super) fn end_of(&self, ids: &[u32]) -> i64 {
+        let last = ids.iter().map(|id| self.touched[*id as usize]).max();
+        last.map_or(NEVER, |touched| touched.saturating_add(self.ttl_us))
     }
 
     /// Whether the key is held.
@@ -135,7 +155,7 @@ impl Forgetting {
         let times: Vec<i64> = live.iter().map(|id| self.touched[*id as usize]).collect();
         (self.touched, self.verdicts) = (Vec::new(), Vec::new());
         self.expiry.clear();
-        (0u32..).zip(times).for_each(|(id, time)| self.restore(id, time));
+        (0u32..).zip(times).for_each(|(id, time)| _ = self.restore(id, time));
     }
 
     pub(super) fn size_bytes(&self) -> usize {

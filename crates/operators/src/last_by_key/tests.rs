@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
-use weir_core::{Batch, OutputTag};
+use weir_core::{Batch, EventTime, OutputTag};
 use weir_graph::descriptor::LastByKey;
 use weir_graph::row_schema;
 use weir_testkit::{Runner, context, read_rows, schema};
@@ -156,4 +156,43 @@ proptest! {
 
 fn print(_input: usize, (key, value, time): RandomRow) -> String {
     format!("{} {} {time}us", word("k", key), word("", value))
+}
+
+/// Keys go to disk and come back changed, again and again: neither memory nor a checkpoint grows beyond the keys.
+#[test]
+fn keys_on_disk_cost_next_to_no_memory_and_come_back() {
+    for order_by in ORDERS {
+        let mut runner = runner(order_by);
+        let (mut sizes, mut rows) = (Vec::new(), Vec::new());
+        for round in 0..60 {
+            // Half of the keys of the round before, and as many others.
+            let from = round % 20 * 250;
+            let row = |key: i64| format!("key-{key} {} {round}", -round);
+            let text: Vec<String> = (from..from + 500).map(row).collect();
+            runner.batch(0, Batch::new(read_rows(&schema(INPUT), &text.join("\n")), 0));
+            rows.push(runner.recorder.rows(OutputTag::Main).len());
+            runner.recorder.take();
+            runner.operator().spill().expect("the store is there");
+            sizes.push(runner.operator().state_bytes());
+        }
+        // Where a smaller value is newer, nothing that came later is.
+        let is_newest_last = order_by.first() != Some(&"v");
+        assert_eq!(rows.iter().all(|rows| *rows == 500), is_newest_last, "{order_by:?}: {rows:?}");
+        assert!(sizes[59] < sizes[19] * 3 / 2, "{sizes:?}");
+        let tables = runner.snapshot();
+        assert!(tables[0].num_rows() <= 2 * 5250, "{} rows of 5250 keys", tables[0].num_rows());
+        let mut restored = self::runner(order_by);
+        restored.restore(tables, EventTime::MIN).expect("the state fits");
+        assert_eq!(restored.snapshot()[0].num_rows(), 5250);
+        // The rows of a checkpoint come in any order.
+        let mut turned = runner.snapshot();
+        turned[0].batches.reverse();
+        let mut restored_turned = self::runner(order_by);
+        restored_turned.restore(turned, EventTime::MIN).expect("the state fits");
+        let rows = |runner: &mut Runner| {
+            let rows = runner.snapshot()[0].batches.iter().flat_map(weir_testkit::print_rows).collect::<Vec<_>>();
+            rows.into_iter().collect::<std::collections::BTreeSet<_>>()
+        };
+        assert_eq!(rows(&mut restored_turned), rows(&mut restored));
+    }
 }

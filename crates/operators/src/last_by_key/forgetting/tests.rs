@@ -229,3 +229,32 @@ fn time_to_live_may_come_and_go_with_a_savepoint() {
         assert!(found.ends_with(&expected), "{found}");
     }
 }
+
+/// Keys of ever new names, put on disk again and again: what is forgotten leaves the disk, and a row begins anew.
+#[test]
+fn forgotten_keys_leave_the_disk() {
+    for order_by in ORDERS {
+        let input = schema(INPUT);
+        let output = row_schema::last_by_key(&input).expect("the input only inserts");
+        let (context, clock) = context(vec![input], output);
+        let stores = context.stores.clone();
+        let operator = create(&last(order_by, Some(1000)), &context).expect("the columns exist");
+        let mut runner = Runner::new(operator, &context, clock);
+        let mut sizes = Vec::new();
+        for round in 0..100i64 {
+            let row = |row: i64| format!("key-{} {row} {}us", round * 100 + row, round * 300 + row);
+            let mut text: Vec<String> = (0..100).map(row).collect();
+            text.push(format!("again {round} {}us", round * 300));
+            text.push(format!("{} 1 {}us", ["often", "seldom"][usize::from(round % 8 == 0)], round * 300));
+            runner.batch(0, Batch::new(read_rows(&schema(INPUT), &text.join("\n")), 0));
+            runner.watermark(EventTime(round * 300));
+            runner.operator().spill().expect("the store is there");
+            sizes.push(stores.size_bytes());
+        }
+        let most = |sizes: &[u64]| sizes.iter().max().copied().unwrap_or(0);
+        assert!(most(&sizes[50..]) <= most(&sizes[..50]) * 5 / 4, "{sizes:?}");
+        let rows = runner.recorder.rows(OutputTag::Main);
+        let count = |word: &str| rows.iter().filter(|row| row.starts_with(word)).count();
+        assert_eq!((count("+I key-"), count("+I again"), count("+I seldom")), (10_000, 1, 13), "{order_by:?}");
+    }
+}
