@@ -174,6 +174,8 @@ const INTERVALS: [(&str, &[(&str, &str)]); 3] = [
 /// Fifty times as many events in the same event time, so that state does not fit a small memory.
 const DENSE: &[(&str, &str)] = &[("rate", "5000000"), ("execution.checkpointing.interval", "10 s")];
 
+const DENSE_SESSIONS: &[(&str, &str)] = &[("rate", "2000000"), ("execution.checkpointing.interval", "10 s")];
+
 /// What checkpoints cost, and state beyond memory: the same jobs without either stand beside them, in the same run.
 fn checkpoints() -> Vec<Scenario> {
     let jobs = [
@@ -197,8 +199,9 @@ fn checkpoints() -> Vec<Scenario> {
     });
     scenarios.push(Scenario {
         name: "q11-disk-10s",
-        what: "sessions, 50 times as many at once, with 128 MiB: state goes to RocksDB; a checkpoint every 10 s",
+        what: "sessions, 20 times as many at once, with 128 MiB: state goes to RocksDB; a checkpoint every 10 s",
         job: "examples/nexmark/q11_blackhole.yaml",
+        definitions: DENSE_SESSIONS,
         ..dense
     });
     let (_, definitions) = INTERVALS[0];
