@@ -6,11 +6,9 @@ use std::time::Duration;
 
 use weir_tests::{Process, command, defining, root};
 
-/// Keys of the job: three of fifty events are auctions, each with an id of its own.
-const EVENTS: &str = "100000000";
-
-/// Runs a job of the bench; its sink's totals, and the most memory it held, in MiB.
-fn run(name: &str, memory: &str) -> (String, u64) {
+/// Runs a job of the bench over so many events, of which three in fifty are auctions, each with an id of its own; its sink's
+/// totals, and the most memory it held, in MiB.
+fn run((name, events): (&str, &str), memory: &str) -> (String, u64) {
     let directory = tempfile::tempdir().expect("a directory for the job");
     let job = directory.path().join("job.yaml");
     let file = root().join("crates/bench/jobs").join(name);
@@ -19,7 +17,7 @@ fn run(name: &str, memory: &str) -> (String, u64) {
     let summary = directory.path().join("summary.json");
     let (job, summary_path) = (job.display().to_string(), summary.display().to_string());
     let arguments = ["local", "run", &job, "-p", "2", "--memory", memory, "--summary", &summary_path];
-    let mut process = Process::spawn(defining(command(&arguments), &[("events", EVENTS)]));
+    let mut process = Process::spawn(defining(command(&arguments), &[("events", events)]));
     let mut most = 0;
     while !process.has_ended() {
         most = most.max(process.peak_memory_mib());
@@ -34,16 +32,18 @@ fn run(name: &str, memory: &str) -> (String, u64) {
 
 #[test]
 fn windows_larger_than_memory_give_the_same_results_in_bounded_memory() {
-    let (expected, in_memory) = run("keys_10m.yaml", "8GiB");
-    let (found, on_disk) = run("keys_10m.yaml", "128MiB");
+    let job = ("keys_10m.yaml", "100000000");
+    let (expected, in_memory) = run(job, "8GiB");
+    let (found, on_disk) = run(job, "128MiB");
     assert_eq!(found, expected);
     assert!(on_disk < in_memory * 3 / 4, "{on_disk} MiB with 128 MiB of memory, {in_memory} MiB with plenty");
 }
 
-/// Half of the keys come again, when their first rows have long left memory.
+/// A fifth of the rows are of keys that come again, when their first rows have long left memory.
 #[test]
 fn first_rows_of_more_keys_than_memory_holds_are_the_same() {
-    let (expected, _) = run("first_again.yaml", "8GiB");
-    let (found, _) = run("first_again.yaml", "128MiB");
+    let job = ("first_again.yaml", "60000000");
+    let (expected, _) = run(job, "8GiB");
+    let (found, _) = run(job, "128MiB");
     assert_eq!(found, expected);
 }
