@@ -32,7 +32,7 @@ fn run((name, events): (&str, &str), memory: &str) -> (String, u64) {
 
 #[test]
 fn windows_larger_than_memory_give_the_same_results_in_bounded_memory() {
-    let job = ("keys_10m.yaml", "100000000");
+    let job = ("keys_10m.yaml", "200000000");
     let (expected, in_memory) = run(job, "8GiB");
     let (found, on_disk) = run(job, "128MiB");
     assert_eq!(found, expected);

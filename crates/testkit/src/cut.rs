@@ -148,9 +148,10 @@ enum Strain {
     Both,
 }
 
-/// A checkpoint that is being written slowly: the tables, and what their rows were when it was taken.
+/// A checkpoint that is being written slowly: the tables, and what one taken at the same barrier gave at once.
 struct Held {
     tables: Vec<FrozenTable>,
+    /// By table, sorted.
     rows: Vec<Vec<String>>,
     /// Events until it is written.
     left: usize,
@@ -217,8 +218,9 @@ impl<'a> Subtasks<'a> {
     }
 
     fn put_under_strain(&mut self) {
-        self.held.iter_mut().for_each(|held| held.left -= 1);
-        let (done, held) = std::mem::take(&mut self.held).into_iter().partition(|held| held.left == 0);
+        self.held.iter_mut().for_each(Held::write_some);
+        let (done, held): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.held).into_iter().partition(|held| held.left == 0);
         self.held = held;
         done.iter().for_each(Held::check);
         self.strained_events += 1;
@@ -227,9 +229,10 @@ impl<'a> Subtasks<'a> {
         for (subtask, runner) in self.runners.iter_mut().enumerate() {
             // Both never happen after the same event, so that checkpoints find state in memory and on disk.
             if matches!(self.strain, Strain::SlowCheckpoints | Strain::Both) && is_time {
+                let at_once = runner.operator().freeze().expect("freeze succeeds");
+                let rows = at_once.iter().map(printed).collect();
+                check_numbers(&mut self.numbered, subtask, &at_once);
                 let tables = runner.operator().freeze().expect("freeze succeeds");
-                let rows = tables.iter().map(printed).collect();
-                check_numbers(&mut self.numbered, subtask, &tables);
                 self.held.push(Held { tables, rows, left: SLOW_EVENTS });
             }
             if self.strain == Strain::Spilling || self.strain == Strain::Both && is_between {
@@ -349,6 +352,16 @@ impl<'a> Subtasks<'a> {
 }
 
 impl Held {
+    /// Reads the first half of each table.
+    fn write_some(&mut self) {
+        self.left -= 1;
+        for table in &self.tables {
+            for piece in &table.pieces[..table.pieces.len() / 2] {
+                piece.batches().expect("frozen state can be read");
+            }
+        }
+    }
+
     fn check(&self) {
         let rows: Vec<_> = self.tables.iter().map(printed).collect();
         assert_eq!(rows, self.rows, "a checkpoint that is being written changes");
@@ -367,10 +380,16 @@ fn check_numbers(known: &mut BTreeMap<(usize, String, u64), Vec<String>>, subtas
     }
 }
 
-/// The rows of a frozen table, in their order.
+/// The rows of a frozen table, sorted.
 fn printed(table: &FrozenTable) -> Vec<String> {
-    let table = table.clone().resolve().expect("frozen state can be read");
-    table.batches.iter().flat_map(print_rows).collect()
+    let read = |table: &FrozenTable| {
+        let table = table.clone().resolve().expect("frozen state can be read");
+        table.batches.iter().flat_map(print_rows).collect::<Vec<_>>()
+    };
+    let mut rows = read(table);
+    assert_eq!(read(table), rows, "table '{}' is not the same at every call", table.name);
+    rows.sort_unstable();
+    rows
 }
 
 /// An event in short.

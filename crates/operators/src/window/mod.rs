@@ -23,6 +23,7 @@ mod rows;
 mod run;
 mod runs;
 mod session;
+mod session_cut;
 mod session_store;
 mod shadow;
 mod slice;

@@ -18,6 +18,7 @@ use weir_operator_api::Result;
 use super::rows::Rows;
 use super::runs::RunFinder;
 use super::session::{Sessions, rows};
+use super::session_cut::SessionMemory;
 use super::session_store::{Changes, SessionStore};
 use super::state;
 use crate::state_rows::{BATCH_ROWS, StateRows};
@@ -38,12 +39,13 @@ struct Parsed {
 impl Sessions {
     /// Puts all sessions on disk.
     pub(super) fn park(&mut self) -> Result<()> {
-        let (keys, accumulators) = (self.shape.key_table()?, self.shape.accumulators()?);
-        let (store, of_keys) = (&self.store, (&self.keys, self.options.place));
-        let rows = |ids: &[u32]| rows(store, of_keys, &self.accumulators, &self.layout, ids);
+        let empty =
+            SessionMemory::new(&self.shape, SessionStore::new(self.options.gap, self.options.allowed_lateness))?;
+        let memory = &*self.memory;
+        let (store, of_keys) = (&memory.store, (&memory.keys, self.options.place));
+        let rows = |ids: &[u32]| rows(store, of_keys, &memory.accumulators, &self.layout, ids);
         self.parked.park(store, of_keys, rows)?;
-        (self.keys, self.accumulators) = (keys, accumulators);
-        self.store = SessionStore::new(self.options.gap, self.options.allowed_lateness);
+        self.memory.replace(empty);
         self.finder = RunFinder::default();
         Ok(())
     }
@@ -55,14 +57,15 @@ impl Sessions {
             let rows = self.parked.take_due(watermark)?;
             self.bring_back(rows)?;
         }
-        let due = self.store.due(watermark);
+        self.memory.keep_due(watermark)?;
+        let due = self.memory.store.due(watermark);
         due.remove.into_iter().for_each(|id| self.remove(id));
         Ok(due.fire)
     }
 
     fn fetch_for_closing(&mut self, watermark: i64) -> Result<()> {
-        let may_touch = |id: &u32| self.parked.may_touch(self.store.bounds(*id), self.options.gap);
-        let closing: Vec<u32> = self.store.closing(watermark).filter(may_touch).collect();
+        let may_touch = |id: &u32| self.parked.may_touch(self.memory.store.bounds(*id), self.options.gap);
+        let closing: Vec<u32> = self.memory.store.closing(watermark).filter(may_touch).collect();
         if closing.len() > LEAP_SESSIONS {
             match self.park() {
                 Ok(()) => return Ok(()),
@@ -70,7 +73,7 @@ impl Sessions {
                 Err(error) => tracing::warn!("sessions stay in memory: {error}"),
             }
         }
-        self.fetch(closing.into_iter().map(|id| self.store.key(id)).collect())
+        self.fetch(closing.into_iter().map(|id| self.memory.store.key(id)).collect())
     }
 
     /// Has everything in memory that the runs of a batch must be held against before they may be called late.
@@ -79,7 +82,7 @@ impl Sessions {
             return Ok(());
         }
         let (gap, watermark) = (self.options.gap, self.watermark);
-        let late = self.finder.runs.iter().filter(|run| self.store.is_late(run.last, watermark));
+        let late = self.finder.runs.iter().filter(|run| self.memory.store.is_late(run.last, watermark));
         let late = late.filter(|run| self.parked.may_touch((run.start, run.last), gap));
         self.fetch(late.map(|run| run.key).collect())
     }
@@ -89,8 +92,8 @@ impl Sessions {
         keys.sort_unstable();
         keys.dedup();
         for keys in keys.chunks(LOOKUP_KEYS) {
-            let key_groups = self.options.place.key_groups(&self.keys, keys);
-            let rows = self.parked.take_keys(&key_groups, &self.keys.columns(keys)?)?;
+            let key_groups = self.options.place.key_groups(&self.memory.keys, keys);
+            let rows = self.parked.take_keys(&key_groups, &self.memory.keys.columns(keys)?)?;
             self.bring_back(rows)?;
         }
         Ok(())
@@ -101,20 +104,21 @@ impl Sessions {
         let (mut parsed, mut keys) = (Vec::new(), Vec::new());
         for batch in batches {
             let batch = self.parse(&self.layout.read(&batch)?)?;
-            self.keys.intern(&batch.rows.keys, &batch.rows.hashes, &mut self.ids)?;
+            self.memory.keys.intern(&batch.rows.keys, &batch.rows.hashes, &mut self.ids)?;
             keys.extend_from_slice(&self.ids);
             parsed.push(batch);
         }
         keys.sort_unstable();
         keys.dedup();
         // What is in memory came later; it is added again behind the rest, for aggregates that tell first from last.
-        let newer: Vec<u32> = keys.iter().flat_map(|key| self.store.of_key(*key)).collect();
+        self.memory.keep_keys(keys.iter().copied())?;
+        let newer: Vec<u32> = keys.iter().flat_map(|key| self.memory.store.of_key(*key)).collect();
         for ids in newer.chunks(BATCH_ROWS) {
             parsed.push(self.parse(&self.layout.read(&self.rows(ids)?)?)?);
         }
         for id in newer {
-            self.store.remove(id);
-            self.accumulators.reset(id);
+            self.memory.store.remove(id);
+            self.memory.accumulators.reset(id);
         }
         self.join(&parsed)
     }
@@ -130,22 +134,27 @@ impl Sessions {
         let mut changes = Changes::default();
         let mut placed = Vec::new();
         for Parsed { rows, lasts, is_fired } in batches {
-            self.keys.intern(&rows.keys, &rows.hashes, &mut self.ids)?;
+            self.memory.keys.intern(&rows.keys, &rows.hashes, &mut self.ids)?;
             for (row, key) in self.ids.iter().enumerate() {
-                placed.push(self.store.put_back(*key, (rows.times[row], lasts[row]), is_fired[row], &mut changes));
+                placed.push(self.memory.store.put_back(
+                    *key,
+                    (rows.times[row], lasts[row]),
+                    is_fired[row],
+                    &mut changes,
+                ));
             }
         }
-        self.accumulators.resize(self.store.id_bound());
+        self.memory.make_room();
         for (into, from) in &changes.absorbed {
-            self.accumulators.absorb(*into, *from)?;
+            self.memory.accumulators.absorb(*into, *from)?;
         }
         let mut placed = placed.into_iter();
         for Parsed { rows, .. } in batches {
             self.ids.clear();
-            self.ids.extend(placed.by_ref().take(rows.len()).map(|id| self.store.resolve(id)));
-            self.accumulators.update(&self.ids, rows)?;
+            self.ids.extend(placed.by_ref().take(rows.len()).map(|id| self.memory.store.resolve(id)));
+            self.memory.accumulators.update(&self.ids, rows)?;
         }
-        changes.absorbed.iter().for_each(|(_, from)| self.store.free_absorbed(*from));
+        changes.absorbed.iter().for_each(|(_, from)| self.memory.store.free_absorbed(*from));
         Ok(())
     }
 

@@ -9,22 +9,23 @@
 
 use std::sync::Arc;
 
-use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, UInt32Array};
+use arrow_array::{ArrayRef, BooleanArray, RecordBatch, UInt32Array};
 use arrow_buffer::ScalarBuffer;
 use arrow_schema::SchemaRef;
 use weir_core::{Batch, ChangeKind, EventTime, OutputTag};
 use weir_graph::WindowSpec;
 use weir_operator_api::{Operator, OperatorError, Output, Progress, Result};
-use weir_state::{FrozenPiece, FrozenTable, KeyTable, StateStores, StateTable};
+use weir_state::{FrozenTable, KeyTable, StateStores, StateTable};
 
 use super::groups::{Accumulators, Shape};
 use super::output::{Results, Window, times};
 use super::parked::Parked;
 use super::rows::{ReadBatch, RowReader, Rows, read_partials};
 use super::runs::RunFinder;
+use super::session_cut::{LentMemory, SessionMemory};
 use super::session_store::{Changes, NONE, SessionStore};
 use super::state::{self, Place};
-use crate::state_rows::{BATCH_ROWS, Layout, Restored};
+use crate::state_rows::{Layout, Restored};
 
 /// What the engine is told. **Units**: microseconds.
 pub(crate) struct SessionOptions {
@@ -41,10 +42,7 @@ pub(crate) struct Sessions {
     pub(super) options: SessionOptions,
     pub(super) shape: Shape,
     reader: RowReader,
-    pub(super) keys: KeyTable,
-    pub(super) store: SessionStore,
-    /// By session id.
-    pub(super) accumulators: Accumulators,
+    pub(super) memory: LentMemory,
     /// What is not in memory; without allowed lateness only.
     pub(super) parked: Parked,
     /// The table of a checkpoint.
@@ -69,9 +67,10 @@ impl Sessions {
         Ok(Sessions {
             shape: shape.clone(),
             reader,
-            keys: shape.key_table()?,
-            store: SessionStore::new(options.gap, options.allowed_lateness),
-            accumulators: shape.accumulators()?,
+            memory: LentMemory::new(SessionMemory::new(
+                shape,
+                SessionStore::new(options.gap, options.allowed_lateness),
+            )?),
             parked: Parked::new(options.stores.clone(), shape)?,
             layout: state::sessions(shape),
             finder: RunFinder::default(),
@@ -102,36 +101,39 @@ impl Sessions {
 
     /// Adds rows that last from their times to `lasts`; gives the places of those that are late.
     fn add(&mut self, rows: &Rows, lasts: &ScalarBuffer<i64>, out: &mut dyn Output) -> Result<Vec<u32>> {
-        self.keys.intern(&rows.keys, &rows.hashes, &mut self.ids)?;
-        self.finder.find((&self.ids, self.keys.id_bound()), &rows.times, lasts, self.options.gap);
+        self.memory.keys.intern(&rows.keys, &rows.hashes, &mut self.ids)?;
+        self.finder.find((&self.ids, self.memory.keys.id_bound()), &rows.times, lasts, self.options.gap);
+        self.memory.keep_keys(self.finder.runs.iter().map(|run| run.key))?;
         self.fetch_for_late_runs()?;
         let mut changes = Changes::default();
         let placed = self.place_runs(&mut changes);
-        self.accumulators.resize(self.store.id_bound());
+        self.memory.make_room();
         self.take_back(&changes, out)?;
         for (into, from) in &changes.absorbed {
-            self.accumulators.absorb(*into, *from)?;
+            self.memory.accumulators.absorb(*into, *from)?;
         }
-        let sessions: Vec<u32> = placed.iter().map(|id| self.store.resolve(*id)).collect();
+        let store = &self.memory.store;
+        let sessions: Vec<u32> = placed.iter().map(|id| store.resolve(*id)).collect();
         let mut late = Vec::new();
         if sessions.contains(&NONE) {
             late = self.add_on_time(&sessions, rows)?;
         } else {
             self.ids.clear();
             self.ids.extend(self.finder.of_row.iter().map(|run| sessions[*run as usize]));
-            self.accumulators.update(&self.ids, rows)?;
+            self.memory.accumulators.update(&self.ids, rows)?;
         }
         if self.options.allowed_lateness > 0 {
             self.emit_closed(sessions, out)?;
         }
-        changes.absorbed.iter().for_each(|(_, from)| self.store.free_absorbed(*from));
+        changes.absorbed.iter().for_each(|(_, from)| self.memory.store.free_absorbed(*from));
         Ok(late)
     }
 
     /// Finds the session of each run; [`NONE`] where it is late. Runs that alone would be late come last, the newest
     /// of them first, so that all that could join them to an open session is there.
     fn place_runs(&mut self, changes: &mut Changes) -> Vec<u32> {
-        let (store, watermark, runs) = (&mut self.store, self.watermark, &self.finder.runs);
+        let (watermark, runs) = (self.watermark, &self.finder.runs);
+        let store = &mut self.memory.store;
         let mut placed = vec![NONE; runs.len()];
         let mut late = Vec::new();
         for (index, run) in runs.iter().enumerate() {
@@ -160,12 +162,12 @@ impl Sessions {
                 }
             }
         }
-        self.accumulators.update(&self.ids, &rows.take(&UInt32Array::from(on_time))?)?;
+        self.memory.accumulators.update(&self.ids, &rows.take(&UInt32Array::from(on_time))?)?;
         let late_runs = self.finder.runs.iter().zip(sessions).filter(|(_, session)| **session == NONE);
         let mut keys: Vec<u32> = late_runs.map(|(run, _)| run.key).collect();
         keys.sort_unstable();
         keys.dedup();
-        keys.into_iter().filter(|key| !self.store.has_sessions(*key)).for_each(|key| self.keys.remove(key));
+        keys.into_iter().for_each(|key| self.memory.drop_unused(key));
         Ok(late)
     }
 
@@ -180,22 +182,23 @@ impl Sessions {
 
     /// Emits sessions that a batch touched and that are past their end already.
     fn emit_closed(&mut self, mut sessions: Vec<u32>, out: &mut dyn Output) -> Result<()> {
-        sessions.retain(|id| *id != NONE && self.store.is_closed(*id, self.watermark));
+        sessions.retain(|id| *id != NONE && self.memory.store.is_closed(*id, self.watermark));
         sessions.sort_unstable();
         sessions.dedup();
         // Those that were taken back do not count as emitted any more.
-        let (updated, inserted): (Vec<u32>, Vec<u32>) = sessions.into_iter().partition(|id| self.store.is_fired(*id));
+        let (updated, inserted): (Vec<u32>, Vec<u32>) =
+            sessions.into_iter().partition(|id| self.memory.store.is_fired(*id));
         for (ids, change) in [(inserted, ChangeKind::Insert), (updated, ChangeKind::UpdateAfter)] {
             for ids in ids.chunks(self.options.batch_rows.max(1)) {
                 self.emit_now(ids, change, out)?;
-                ids.iter().for_each(|id| self.store.mark_fired(*id));
+                ids.iter().for_each(|id| self.memory.store.mark_fired(*id));
             }
         }
         Ok(())
     }
 
     fn emit_now(&self, ids: &[u32], change: ChangeKind, out: &mut dyn Output) -> Result<()> {
-        let windows: Vec<Window> = ids.iter().map(|id| self.store.window(*id)).collect();
+        let windows: Vec<Window> = ids.iter().map(|id| self.memory.store.window(*id)).collect();
         self.emit(ids, windows.into_iter(), change, out)
     }
 
@@ -206,11 +209,47 @@ impl Sessions {
         change: ChangeKind,
         out: &mut dyn Output,
     ) -> Result<()> {
-        let keys: Vec<u32> = ids.iter().map(|id| self.store.key(*id)).collect();
+        let keys: Vec<u32> = ids.iter().map(|id| self.memory.store.key(*id)).collect();
         let results = Results { schema: &self.options.output, change };
-        let records = results.batch(self.keys.columns(&keys)?, windows, self.accumulators.results(ids)?)?;
+        let records =
+            results.batch(self.memory.keys.columns(&keys)?, windows, self.memory.accumulators.results(ids)?)?;
         out.emit(Batch::new(records, self.origin_us));
         Ok(())
+    }
+
+    fn emit_due(&mut self, out: &mut dyn Output) -> Result<Progress> {
+        let Some(mut firing) = self.firing.take() else { return Ok(Progress::Done) };
+        if firing.next == firing.due.len() && self.parked.has_due(firing.watermark.0) {
+            firing = Firing { due: self.next_due(firing.watermark.0)?, next: 0, ..firing };
+        }
+        let end = firing.due.len().min(firing.next + self.options.batch_rows.max(1));
+        let ids = &firing.due[firing.next..end];
+        if !ids.is_empty() {
+            self.emit_now(ids, ChangeKind::Insert, out)?;
+            // Without lateness, or when the watermark leapt over it, a session goes with its result.
+            let watermark = firing.watermark.0;
+            ids.iter()
+                .filter(|id| self.memory.store.is_past(**id, watermark))
+                .copied()
+                .collect::<Vec<_>>()
+                .into_iter()
+                .for_each(|id| self.remove(id));
+        }
+        if end == firing.due.len() && !self.parked.has_due(firing.watermark.0) {
+            out.watermark(firing.watermark);
+            return Ok(Progress::Done);
+        }
+        firing.next = end;
+        self.firing = Some(firing);
+        Ok(Progress::More)
+    }
+
+    /// Every call of the operator that needs the sessions is one of these.
+    fn with_memory<T>(&mut self, call: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        self.memory.take();
+        let result = call(self);
+        self.memory.lend();
+        result
     }
 
     fn state_of_windows(&self) -> Result<StateTable> {
@@ -220,16 +259,14 @@ impl Sessions {
 
     /// Some sessions as rows of the table.
     pub(super) fn rows(&self, ids: &[u32]) -> Result<RecordBatch> {
-        rows(&self.store, (&self.keys, self.options.place), &self.accumulators, &self.layout, ids)
+        rows(&self.memory.store, (&self.memory.keys, self.options.place), &self.memory.accumulators, &self.layout, ids)
     }
 
     pub(super) fn remove(&mut self, id: u32) {
-        let key = self.store.key(id);
-        self.store.remove(id);
-        self.accumulators.reset(id);
-        if !self.store.has_sessions(key) {
-            self.keys.remove(key);
-        }
+        let key = self.memory.store.key(id);
+        self.memory.store.remove(id);
+        self.memory.accumulators.reset(id);
+        self.memory.drop_unused(key);
     }
 }
 
@@ -246,7 +283,7 @@ pub(super) fn rows(
 }
 
 /// The columns of such rows, without their key groups.
-fn columns(
+pub(super) fn columns(
     sessions: &SessionStore,
     keys: &KeyTable,
     accumulators: &Accumulators,
@@ -265,48 +302,29 @@ fn columns(
 impl Operator for Sessions {
     fn process(&mut self, input: usize, batch: Batch, out: &mut dyn Output) -> Result<Progress> {
         self.origin_us = batch.origin_us;
-        if input == 1 {
-            self.take_partials(&batch, self.reader.key_columns.len(), out)?;
-        } else {
-            for read in self.reader.read(batch, out)? {
-                self.take_rows(&read, out)?;
+        self.with_memory(|sessions| {
+            if input == 1 {
+                sessions.take_partials(&batch, sessions.reader.key_columns.len(), out)?;
+            } else {
+                for read in sessions.reader.read(batch, out)? {
+                    sessions.take_rows(&read, out)?;
+                }
             }
-        }
-        Ok(Progress::Done)
+            Ok(Progress::Done)
+        })
     }
 
     fn on_watermark(&mut self, watermark: EventTime, out: &mut dyn Output) -> Result<Progress> {
         self.watermark = watermark.0;
-        let due = self.next_due(watermark.0)?;
-        self.firing = Some(Firing { watermark, due, next: 0 });
-        self.resume(out)
+        self.with_memory(|sessions| {
+            let due = sessions.next_due(watermark.0)?;
+            sessions.firing = Some(Firing { watermark, due, next: 0 });
+            sessions.emit_due(out)
+        })
     }
 
     fn resume(&mut self, out: &mut dyn Output) -> Result<Progress> {
-        let Some(mut firing) = self.firing.take() else { return Ok(Progress::Done) };
-        if firing.next == firing.due.len() && self.parked.has_due(firing.watermark.0) {
-            firing = Firing { due: self.next_due(firing.watermark.0)?, next: 0, ..firing };
-        }
-        let end = firing.due.len().min(firing.next + self.options.batch_rows.max(1));
-        let ids = &firing.due[firing.next..end];
-        if !ids.is_empty() {
-            self.emit_now(ids, ChangeKind::Insert, out)?;
-            // Without lateness, or when the watermark leapt over it, a session goes with its result.
-            let watermark = firing.watermark.0;
-            ids.iter()
-                .filter(|id| self.store.is_past(**id, watermark))
-                .copied()
-                .collect::<Vec<_>>()
-                .into_iter()
-                .for_each(|id| self.remove(id));
-        }
-        if end == firing.due.len() && !self.parked.has_due(firing.watermark.0) {
-            out.watermark(firing.watermark);
-            return Ok(Progress::Done);
-        }
-        firing.next = end;
-        self.firing = Some(firing);
-        Ok(Progress::More)
+        self.with_memory(|sessions| sessions.emit_due(out))
     }
 
     fn snapshot(&mut self) -> Result<Vec<StateTable>> {
@@ -316,22 +334,16 @@ impl Operator for Sessions {
         self.freeze()?.into_iter().map(resolve).collect()
     }
 
-    /// Sessions in memory are copied once; parked ones stay where they are. Those that left memory first come first.
+    /// Sessions in memory are copied while the stream goes on; parked ones stay where they are. Those that left memory
+    /// first come first.
     fn freeze(&mut self) -> Result<Vec<FrozenTable>> {
         if self.firing.is_some() {
             return Err(state::while_emitting());
         }
         let mut pieces = self.parked.frozen();
-        for ids in self.store.ids().chunks(BATCH_ROWS) {
-            let columns = columns(&self.store, &self.keys, &self.accumulators, ids)?;
-            let (layout, place, key_count) = (self.layout.clone(), self.options.place, self.shape.key_types.len());
-            // What follows from the copy is worked out beside the stream.
-            pieces.push(FrozenPiece::Later(Arc::new(move || {
-                let row_count = columns.last().map_or(0, |column| column.len());
-                let key_groups = place.key_groups_of(&columns[..key_count], row_count)?;
-                Ok(vec![layout.keyed_batch(key_groups, columns.clone())?])
-            })));
-        }
+        pieces.extend(self.with_memory(|sessions| {
+            sessions.memory.freeze(&sessions.layout, sessions.options.place, sessions.shape.key_types.len())
+        })?);
         let sessions = self.layout.table(Vec::new());
         Ok(vec![self.state_of_windows()?.into(), FrozenTable { pieces, ..sessions.into() }])
     }
@@ -341,7 +353,7 @@ impl Operator for Sessions {
         if self.options.allowed_lateness > 0 || self.firing.is_some() {
             return Ok(());
         }
-        self.park()
+        self.with_memory(Sessions::park)
     }
 
     fn restore(&mut self, tables: Vec<StateTable>, watermark: EventTime) -> Result<()> {
@@ -349,15 +361,11 @@ impl Operator for Sessions {
         self.watermark = watermark.0;
         state::check_windows(&mut restored, &self.state_of_windows()?)?;
         let rows = restored.take(&self.layout)?;
-        self.put_back(&rows)?;
+        self.with_memory(|sessions| sessions.put_back(&rows))?;
         restored.finish()
     }
 
     fn state_bytes(&self) -> usize {
-        self.keys.size_bytes()
-            + self.store.size_bytes()
-            + self.accumulators.size_bytes()
-            + self.finder.size_bytes()
-            + self.parked.size_bytes()
+        self.memory.size_bytes() + self.finder.size_bytes() + self.parked.size_bytes()
     }
 }

@@ -62,6 +62,28 @@ pub(crate) struct SessionStore {
     free: Vec<u32>,
     buckets: BTreeMap<i64, Vec<u32>>,
     bucket_width: i64,
+    /// Which sessions a checkpoint still has to read, while one does.
+    pub(crate) uncopied: Option<Uncopied>,
+}
+
+/// Sessions that were there at a barrier and are not copied yet: those below `bound` without a mark.
+pub(crate) struct Uncopied {
+    bound: u32,
+    /// By id, one bit: copied, or not there at the barrier.
+    marks: Vec<u64>,
+}
+
+impl Uncopied {
+    /// Marks it; whether it was without a mark.
+    fn mark(&mut self, id: u32) -> bool {
+        if id >= self.bound {
+            return false;
+        }
+        let (word, bit) = (&mut self.marks[id as usize / 64], 1 << (id % 64));
+        let is_new = *word & bit == 0;
+        *word |= bit;
+        is_new
+    }
 }
 
 impl SessionStore {
@@ -75,7 +97,26 @@ impl SessionStore {
             buckets: BTreeMap::new(),
             // A hot key moves 16 times per gap; a bucket that is partly due is looked through once per watermark.
             bucket_width: (gap / 16).max(1),
+            uncopied: None,
         }
+    }
+
+    /// Sessions, between batches.
+    pub(crate) fn len(&self) -> usize {
+        self.sessions.len() - self.free.len()
+    }
+
+    /// All sessions count as uncopied from here on, those that begin later do not.
+    pub(crate) fn begin_copy(&mut self) {
+        let bound = self.sessions.len();
+        self.uncopied = Some(Uncopied { bound: bound as u32, marks: vec![0; bound.div_ceil(64)] });
+    }
+
+    /// The uncopied sessions among these, between batches; they count as copied from here on.
+    pub(crate) fn take_uncopied(&mut self, ids: impl Iterator<Item = u32>) -> Vec<u32> {
+        let (sessions, Some(uncopied)) = (&self.sessions, &mut self.uncopied) else { return Vec::new() };
+        let is_live = |id: &u32| matches!(sessions[*id as usize].state, State::Open | State::Fired);
+        ids.filter(|id| uncopied.mark(*id)).filter(is_live).collect()
     }
 
     /// All session ids are below this.
@@ -176,6 +217,9 @@ impl SessionStore {
         };
         let id = match self.free.pop() {
             Some(id) => {
+                if let Some(uncopied) = &mut self.uncopied {
+                    uncopied.mark(id);
+                }
                 self.sessions[id as usize] = session;
                 id
             }
@@ -297,6 +341,11 @@ impl SessionStore {
         entries.filter(is_closing).map(|(_, id)| id)
     }
 
+    /// All sessions that a watermark may emit or take out.
+    pub(crate) fn waiting(&self, watermark: i64) -> impl Iterator<Item = u32> {
+        self.buckets.range(..=watermark.div_euclid(self.bucket_width)).flat_map(|(_, ids)| ids.iter().copied())
+    }
+
     /// The sessions of a key.
     pub(crate) fn of_key(&self, key: u32) -> impl Iterator<Item = u32> {
         let newest = self.newest.get(key as usize).copied().unwrap_or(NONE);
@@ -338,7 +387,9 @@ impl SessionStore {
     /// Bytes of memory held.
     pub(crate) fn size_bytes(&self) -> usize {
         let waiting: usize = self.buckets.values().map(|ids| ids.capacity()).sum();
-        (waiting + self.newest.capacity() + self.free.capacity()) * size_of::<u32>()
+        let marks = self.uncopied.as_ref().map_or(0, |uncopied| uncopied.marks.len() * size_of::<u64>());
+        marks
+            + (waiting + self.newest.capacity() + self.free.capacity()) * size_of::<u32>()
             + self.sessions.capacity() * size_of::<Session>()
     }
 }
