@@ -14,7 +14,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, RecordBatch};
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex};
 use weir_operator_api::{OperatorError, Result};
 use weir_state::state_table::FreezeError;
 use weir_state::{FrozenPiece, KeyTable};
@@ -88,6 +88,8 @@ struct CutState {
     memory: Option<Box<SessionMemory>>,
     /// Columns of sessions that were copied because they were about to change.
     changed: Vec<Vec<ArrayRef>>,
+    /// All that the writer has not copied is in `changed`.
+    is_settled: bool,
     /// The writer has all it needs.
     is_complete: bool,
     /// The operator broke off in the middle of a call.
@@ -184,10 +186,12 @@ impl LentMemory {
 
     /// The pieces of a checkpoint: the sessions as they are now.
     pub(super) fn freeze(&mut self, layout: &Layout, place: Place, key_count: usize) -> Result<Vec<FrozenPiece>> {
-        if self.cut.is_some() {
-            // An older checkpoint is still being written, which is rare: it gets its sessions at once.
+        if let Some(older) = self.cut.clone() {
+            // It is still being written, which is rare: it gets its sessions at once.
             let all = 0..self.store.id_bound() as u32;
             self.keep(all)?;
+            older.state.lock().is_settled = true;
+            older.is_lent.notify_all();
         }
         let (live, bound) = (self.store.len(), self.store.id_bound() as u32);
         let cut = |memory| {
@@ -207,10 +211,7 @@ impl LentMemory {
         let mut pieces = Vec::new();
         for start in (0..bound).step_by(COPY_ROWS as usize) {
             let cut = cut.clone();
-            pieces.push(piece(move || {
-                let columns = cut.copy(start..bound.min(start + COPY_ROWS))?;
-                Ok(vec![cut.rows(&columns)?])
-            }));
+            pieces.push(piece(move || Ok(cut.copy(start..bound.min(start + COPY_ROWS))?.into_iter().collect())));
         }
         pieces.push(piece(move || cut.rest(bound)));
         Ok(pieces)
@@ -228,24 +229,25 @@ impl Drop for LentMemory {
 }
 
 impl Cut {
-    /// The sessions, when the operator is between two calls.
-    fn wait(&self) -> Result<MutexGuard<'_, CutState>> {
+    /// Copies what is uncopied of a range of ids, when the operator is between two calls; nothing when the operator has
+    /// copied it all.
+    fn copy(&self, ids: std::ops::Range<u32>) -> Result<Option<RecordBatch>> {
         let mut state = self.state.lock();
-        while state.memory.is_none() {
+        let columns = loop {
+            if let Some(memory) = &mut state.memory {
+                let ids = memory.store.take_uncopied(ids);
+                break memory.columns(&ids)?;
+            }
+            if state.is_settled {
+                return Ok(None);
+            }
             if state.is_broken {
                 return Err(OperatorError::internal("the task broke off while its sessions were being written"));
             }
             self.is_lent.wait(&mut state);
-        }
-        Ok(state)
-    }
-
-    /// Copies what is uncopied of a range of ids.
-    fn copy(&self, ids: std::ops::Range<u32>) -> Result<Vec<ArrayRef>> {
-        let mut state = self.wait()?;
-        let memory = state.memory.as_mut().ok_or_else(|| OperatorError::internal(AT_HAND))?;
-        let ids = memory.store.take_uncopied(ids);
-        memory.columns(&ids)
+        };
+        drop(state);
+        self.rows(&columns).map(Some)
     }
 
     /// What no other piece has.
@@ -256,7 +258,8 @@ impl Cut {
             state.is_complete = true;
             std::mem::take(&mut state.changed)
         };
-        changed.iter().chain([&last]).map(|columns| self.rows(columns)).collect()
+        let changed = changed.iter().map(|columns| self.rows(columns));
+        changed.chain(last.map(Ok)).collect()
     }
 
     /// Rows of the table; what follows from a copy is worked out beside the stream.
