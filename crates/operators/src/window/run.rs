@@ -31,7 +31,7 @@ pub(super) struct Run {
 #[derive(Clone)]
 pub(super) struct SliceRowsLayout {
     pub(super) layout: Layout,
-    place: Place,
+    pub(super) place: Place,
     value_schema: SchemaRef,
     key_count: usize,
 }

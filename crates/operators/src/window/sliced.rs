@@ -54,7 +54,7 @@ pub(crate) struct Sliced {
     pub(super) shape: Shape,
     reader: RowReader,
     pub(super) slices: BTreeMap<i64, Slice>,
-    rows_layout: SliceRowsLayout,
+    pub(super) rows_layout: SliceRowsLayout,
     /// Where slices go that memory does not hold, from the first on.
     space: Option<StateSpace>,
     /// Numbers runs, and what checkpoints hold of layers.
@@ -98,9 +98,9 @@ struct FromDisk {
     groups: Groups,
 }
 
-/// The groups that one batch touched in a slice with closed windows.
+/// The groups that one batch touched in the open layer of a slice with closed windows.
 pub(super) struct Touched {
-    /// Groups below this were there before the batch.
+    /// Groups below this were there before the batch, as were those of all other layers and runs.
     pub(super) known: usize,
     pub(super) ids: Vec<u32>,
 }
@@ -169,18 +169,26 @@ impl Sliced {
             self.slices.insert(place, Slice::new(self.shape.groups()?));
         }
         let slice = self.slices.get_mut(&place).expect("the slice was just put in");
-        slice.absorb(&self.shape)?;
+        // Within a batch, what it adds must be told from what stood there before: no layers are merged then.
+        if !touched.contains_key(&slice_start) {
+            slice.absorb(&self.shape)?;
+        }
         let known = slice.open().keys.id_bound();
         if known == 0 || place != slice_start {
             let open = self.options.window.windows_of_slice(slice_start).into_iter();
             self.pending.extend(open.filter(|window| window.1 - 1 > self.watermark).map(|(start, end)| (end, start)));
         }
         slice.add(rows, &mut self.ids)?;
-        if self.options.allowed_lateness > 0 && first_end(self.options.window, slice_start) - 1 <= self.watermark {
+        if self.may_refire(slice_start) {
             let touched = touched.entry(slice_start).or_insert(Touched { known, ids: Vec::new() });
             touched.ids.extend_from_slice(&self.ids);
         }
         Ok(())
+    }
+
+    /// Whether rows of this slice may belong to windows that have fired.
+    fn may_refire(&self, slice_start: i64) -> bool {
+        self.options.allowed_lateness > 0 && self.is_closed(first_end(self.options.window, slice_start))
     }
 
     /// Where the groups of a slice are kept: cumulative windows add their closed slices up at their common start.
@@ -222,7 +230,7 @@ impl Sliced {
         }
         if self.options.allowed_lateness > 0 {
             return match places[..] {
-                [only] => Ok(Source::Slice(only)),
+                [only] if self.slices[&only].only().is_some() => Ok(Source::Slice(only)),
                 _ => self.merge_into(self.shape.groups()?, &places).map(|groups| Source::Owned(Box::new(groups))),
             };
         }
@@ -398,11 +406,14 @@ impl Operator for Sliced {
             return Err(state::while_emitting());
         }
         let (mut pieces, mut copied_groups) = (Vec::new(), 0);
+        let is_kept_for_late = self.options.allowed_lateness > 0;
         for (start, slice) in &mut self.slices {
             pieces.extend(slice.runs().iter().map(|run| frozen_run(run.clone(), self.rows_layout.clone())));
             let is_large = slice.len() >= SEAL_GROUPS_MIN || copied_groups + slice.len() > COPIED_GROUPS_MAX;
-            if self.options.allowed_lateness == 0 && is_large {
-                for (layer, first) in slice.seal(&self.shape, &mut self.next_number)? {
+            if is_large {
+                // Late rows are known by their ids. Before the first window closes, none is late.
+                let may_shadow = !is_kept_for_late || first_end(self.options.window, *start) - 1 > self.watermark;
+                for (layer, first) in slice.seal(&self.shape, &mut self.next_number, may_shadow)? {
                     pieces.extend(frozen_layer((&layer, first), &self.rows_layout, *start));
                 }
                 continue;
@@ -425,7 +436,7 @@ impl Operator for Sliced {
     }
 
     fn spill(&mut self) -> Result<()> {
-        if self.options.allowed_lateness > 0 || self.firing.is_some() {
+        if self.firing.is_some() {
             return Ok(());
         }
         let places: Vec<i64> = self.slices.keys().copied().collect();
@@ -443,7 +454,7 @@ impl Operator for Sliced {
                     self.slices.insert(piece.slice_start, Slice::new(self.shape.groups()?));
                 }
                 let slice = self.slices.get_mut(&piece.slice_start).expect("the slice was just put in");
-                slice.open().add(&piece.rows, &mut self.ids)?;
+                slice.open_mut().add(&piece.rows, &mut self.ids)?;
             }
         }
         // What the watermark has closed has fired; windows of one cumulative run lie in its first slice.
