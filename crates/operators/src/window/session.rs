@@ -45,7 +45,7 @@ pub(crate) struct Sessions {
     pub(super) store: SessionStore,
     /// By session id.
     pub(super) accumulators: Accumulators,
-    /// What is not in memory; without allowed lateness only.
+    /// What is not in memory.
     pub(super) parked: Parked,
     /// The table of a checkpoint.
     pub(super) layout: Layout,
@@ -285,6 +285,7 @@ impl Operator for Sessions {
     fn resume(&mut self, out: &mut dyn Output) -> Result<Progress> {
         let Some(mut firing) = self.firing.take() else { return Ok(Progress::Done) };
         if firing.next == firing.due.len() && self.parked.has_due(firing.watermark.0) {
+            self.make_room();
             firing = Firing { due: self.next_due(firing.watermark.0)?, next: 0, ..firing };
         }
         let end = firing.due.len().min(firing.next + self.options.batch_rows.max(1));
@@ -337,8 +338,7 @@ impl Operator for Sessions {
     }
 
     fn spill(&mut self) -> Result<()> {
-        // What is held for late rows takes part in every batch; it stays.
-        if self.options.allowed_lateness > 0 || self.firing.is_some() {
+        if self.firing.is_some() {
             return Ok(());
         }
         self.park()

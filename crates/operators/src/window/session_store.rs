@@ -88,6 +88,12 @@ impl SessionStore {
         Window { start: session.start, end: session.last + self.gap }
     }
 
+    /// Just after which watermark something happens to a session: it is emitted, or it is closed for good.
+    pub(crate) fn next_end(&self, id: u32) -> i64 {
+        let end = self.window(id).end;
+        if self.is_fired(id) { end.saturating_add(self.allowed_lateness) } else { end }
+    }
+
     pub(crate) fn key(&self, id: u32) -> u32 {
         self.sessions[id as usize].key
     }
@@ -304,6 +310,11 @@ impl SessionStore {
         std::iter::successors(Some(newest).filter(is_there), move |id| {
             Some(self.sessions[*id as usize].next).filter(is_there)
         })
+    }
+
+    /// How many sessions there are, between batches.
+    pub(crate) fn len(&self) -> usize {
+        self.sessions.len() - self.free.len()
     }
 
     /// All sessions, between batches.
