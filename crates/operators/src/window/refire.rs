@@ -5,7 +5,7 @@
 //! otherwise an insert. No flag per key is kept.
 //!
 //! A slice may have several parts (layers that barriers closed, runs on disk); rows go to its open layer, so what stands
-//! in another part stood there before. Of a run only the key groups of the touched keys are read, each once per batch.
+//! in another part stood there before. Of a run only values that may hold a touched key are read, each once per batch.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -78,10 +78,10 @@ impl Sliced {
     fn read_run(&self, run: &Run, wanted: &[(u32, u64)], groups: &mut Groups) -> Result<()> {
         let mut ids = Vec::new();
         for wanted in wanted.chunk_by(|a, b| a.0 == b.0) {
-            let group = wanted[0].0;
-            for value in run.read(group) {
+            let hashes: Vec<u64> = wanted.iter().map(|key| key.1).collect();
+            for value in run.read_some(wanted[0].0, &hashes) {
                 let rows = self.rows_layout.to_rows(&value?, run.slice_start())?;
-                let is_wanted = |hash: &u64| wanted.binary_search(&(group, *hash)).is_ok();
+                let is_wanted = |hash: &u64| hashes.binary_search(hash).is_ok();
                 let of_rows = (0u32..).zip(rows.hashes.iter()).filter(|(_, hash)| is_wanted(hash));
                 let indices: UInt32Array = of_rows.map(|(row, _)| row).collect();
                 if !indices.is_empty() {

@@ -109,7 +109,7 @@ impl Sliced {
     pub(crate) fn new(options: SlicedOptions, shape: Shape, reader: RowReader) -> Self {
         Sliced {
             origin_us: options.place.created_us,
-            rows_layout: SliceRowsLayout::new(&shape, options.place),
+            rows_layout: SliceRowsLayout::new(&shape, options.place, options.allowed_lateness > 0),
             options,
             shape,
             reader,
