@@ -21,7 +21,7 @@ use crate::state_rows::Layout;
 /// Rows of one value, about: bounds the memory for reading it.
 const VALUE_ROWS: usize = if cfg!(test) { 1 } else { 64 * 1024 };
 /// Rows of one value where single keys are looked for: enough for a value to lie in a blob file.
-const FINE_VALUE_ROWS: usize = if cfg!(test) { 2 } else { 1024 };
+const FINE_VALUE_ROWS: usize = if cfg!(test) { 2 } else { 256 };
 /// Bytes of values that are written at once.
 const WRITE_BYTES: usize = 1 << 20;
 

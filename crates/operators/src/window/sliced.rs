@@ -37,6 +37,10 @@ const SEAL_GROUPS_MIN: usize = if cfg!(test) { 1 } else { 16 * 1024 };
 /// Groups of small slices that are copied at one barrier; those beyond are shared, however small.
 const COPIED_GROUPS_MAX: usize = if cfg!(test) { 1 } else { 32 * 1024 };
 
+/// Late rows fill many slices a little. So that their runs are few and large, the smallest slices may stay in memory, up to
+/// one part in so many of what there is.
+const STAYING_SHARE: usize = if cfg!(test) { usize::MAX } else { 8 };
+
 /// What the engine is told.
 pub(crate) struct SlicedOptions {
     pub(crate) window: WindowSpec,
@@ -439,8 +443,20 @@ impl Operator for Sliced {
         if self.firing.is_some() {
             return Ok(());
         }
-        let places: Vec<i64> = self.slices.keys().copied().collect();
-        places.into_iter().try_for_each(|place| self.spill_slice(place))
+        let mut places: Vec<(usize, i64)> =
+            self.slices.iter().map(|(place, slice)| (slice.size_bytes(), *place)).collect();
+        let mut left: usize = places.iter().map(|place| place.0).sum();
+        let may_stay = if self.options.allowed_lateness > 0 { left / STAYING_SHARE } else { 0 };
+        // The largest first.
+        places.sort_unstable_by_key(|place| std::cmp::Reverse(*place));
+        for (bytes, place) in places {
+            if left <= may_stay {
+                return Ok(());
+            }
+            self.spill_slice(place)?;
+            left -= bytes;
+        }
+        Ok(())
     }
 
     fn restore(&mut self, tables: Vec<StateTable>, watermark: EventTime) -> Result<()> {
