@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
+use arrow_select::concat::concat_batches;
 use weir_core::{Batch, ChangeKind, EventTime, OutputTag};
 use weir_graph::WindowSpec;
 use weir_operator_api::{Operator, OperatorError, Output, Progress, Result};
@@ -512,10 +513,12 @@ fn frozen_run(run: Arc<Run>, layout: SliceRowsLayout) -> FrozenPiece {
     let number = run.number();
     let rows = move || {
         let of_group = |group: u32| {
-            let (layout, start) = (&layout, run.slice_start());
-            run.read(group).map(move |value| layout.to_checkpoint(&value?, group, start))
+            // Values may be small.
+            let values: Vec<_> = run.read(group).collect::<Result<_>>()?;
+            let rows = concat_batches(values[0].schema_ref(), &values)?;
+            layout.to_checkpoint(&rows, group, run.slice_start())
         };
-        Ok(run.key_groups().flat_map(of_group).collect::<Result<_>>()?)
+        Ok(run.key_groups().map(of_group).collect::<Result<_>>()?)
     };
     FrozenPiece::Numbered(number, Arc::new(rows))
 }

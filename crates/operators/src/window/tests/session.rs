@@ -250,6 +250,39 @@ fn sessions_leave_memory() {
 }
 
 #[test]
+fn rows_that_just_touch_an_emitted_session_on_disk_take_it_back() {
+    for (watermark, times) in [(14, vec![15]), (17, vec![14, 19]), (14, vec![15, 30])] {
+        let stores = StateStores::in_memory();
+        let mut runner = on_disk((5, 100), &AGGREGATES, &stores);
+        apply(&mut runner, &Step::Rows(vec![(Some(1), Some(1), 10)]));
+        apply(&mut runner, &Step::Watermark(watermark));
+        runner.operator().spill().expect("the store is there");
+        let found = apply(&mut runner, &Step::Rows(times.iter().map(|time| (Some(1), Some(1), *time)).collect()));
+        let expected = Found { end: 15, start: 10, key: Some(1), change: DELETE, values: (1, Some(1), Some(1)) };
+        assert_eq!(found.results, [expected], "rows at {times:?} after {watermark}");
+    }
+}
+
+/// Also when one watermark emits more than memory holds, and none of it may go.
+#[test]
+fn emitted_sessions_leave_memory_until_their_lateness_is_over() {
+    let stores = StateStores::in_memory();
+    let mut runner = on_disk((5, 1000), &AGGREGATES, &stores);
+    let empty = runner.operator().state_bytes();
+    apply(&mut runner, &Step::Rows((0..2000).map(|key| (Some(key), Some(1), key % 50)).collect()));
+    let full = runner.operator().state_bytes();
+    runner.operator().spill().expect("the store is there");
+    let found = apply(&mut runner, &Step::Watermark(500));
+    assert_eq!(found.results.len(), 2000);
+    let parked = runner.operator().state_bytes();
+    assert!(parked < empty + (full - empty) / 4, "{empty} {full} {parked}");
+    let found = apply(&mut runner, &Step::Rows(vec![(Some(7), Some(1), 7)]));
+    assert_eq!(found.results.iter().map(|found| (found.change, found.values.0)).collect::<Vec<_>>(), [(UPDATE, 2)]);
+    assert_eq!(apply(&mut runner, &Step::Watermark(2000)), Outcome::default());
+    assert_eq!(stores.size_bytes(), 0);
+}
+
+#[test]
 fn sessions_give_their_memory_back() {
     let mut runner = operator(WindowSpec::Session { gap: 5 }, 0, Phase::Whole, 1000);
     let mut sizes = Vec::new();
