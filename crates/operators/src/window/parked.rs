@@ -1,5 +1,6 @@
 //! Sessions that left memory, in the state store: by end, for those that a watermark completes, and by key, for those
 //! that others may touch. [`super::parking`] says when which ones are needed; this file knows no watermark's meaning.
+//! The end is the next one: that of the session, or of its lateness when it was emitted before it left.
 //!
 //! ```text
 //! part     the sessions that left at once: (end, id) -> row of the checkpoint's table, never changed
@@ -199,7 +200,7 @@ impl Parked {
         (keys, place): (&KeyTable, Place),
         rows: impl Fn(&[u32]) -> Result<RecordBatch>,
     ) -> Result<()> {
-        let mut order: Vec<(i64, u32)> = sessions.ids().into_iter().map(|id| (sessions.window(id).end, id)).collect();
+        let mut order: Vec<(i64, u32)> = sessions.ids().into_iter().map(|id| (sessions.next_end(id), id)).collect();
         order.sort_unstable();
         let Some(first) = order.first() else { return Ok(()) };
         let space = self.stores.space()?;
@@ -248,7 +249,7 @@ impl Parked {
             let mut entries = Entries::with_capacity(ids.len());
             for ((index_key, known), key) in index_keys.into_iter().zip(known).zip(ids) {
                 let mut value = known.unwrap_or_default();
-                let new = sessions.of_key(*key).map(|id| Ref { part, end: sessions.window(id).end, id });
+                let new = sessions.of_key(*key).map(|id| Ref { part, end: sessions.next_end(id), id });
                 new.for_each(|new| new.write(&mut value));
                 entries.push((index_key, value));
             }

@@ -9,6 +9,16 @@
 //! ```
 //! So whenever a session is emitted, or a row is told to be late, all of its key is in memory. Of one watermark as much
 //! comes back at once as memory can bear, in no order of ends beyond that.
+//!
+//! With allowed lateness sessions stay after they were emitted, parked or not, until a watermark ends their lateness:
+//!
+//! ```text
+//! a watermark ends a parked session's lateness    it comes back, and goes
+//! a run begins before the watermark               the parked ones of its key come back first: it may touch one that was
+//!                                                 emitted, or be closed alone, and then there are results at once
+//! ```
+//! An emitted session had all of its key in memory when it was emitted, and since then every run that could touch it; so
+//! it touches no other, wherever that lies.
 
 use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
@@ -16,7 +26,7 @@ use arrow_buffer::ScalarBuffer;
 use weir_operator_api::Result;
 
 use super::rows::Rows;
-use super::runs::RunFinder;
+use super::runs::{Run, RunFinder};
 use super::session::{Sessions, rows};
 use super::session_cut::SessionMemory;
 use super::session_store::{Changes, SessionStore};
@@ -63,6 +73,17 @@ impl Sessions {
         Ok(due.fire)
     }
 
+    /// Puts sessions on disk that were emitted and stay for late rows, when one watermark completes more of them than
+    /// memory should hold. What is due must be emitted.
+    pub(super) fn make_room(&mut self) {
+        if self.options.allowed_lateness > 0
+            && self.memory.store.len() > LEAP_SESSIONS
+            && let Err(error) = self.park()
+        {
+            tracing::warn!("sessions stay in memory: {error}");
+        }
+    }
+
     fn fetch_for_closing(&mut self, watermark: i64) -> Result<()> {
         let may_touch = |id: &u32| self.parked.may_touch(self.memory.store.bounds(*id), self.options.gap);
         let closing: Vec<u32> = self.memory.store.closing(watermark).filter(may_touch).collect();
@@ -76,13 +97,20 @@ impl Sessions {
         self.fetch(closing.into_iter().map(|id| self.memory.store.key(id)).collect())
     }
 
-    /// Has everything in memory that the runs of a batch must be held against before they may be called late.
+    /// Has everything in memory that the runs of a batch must be held against before they may be called late, or have
+    /// results at once.
     pub(super) fn fetch_for_late_runs(&mut self) -> Result<()> {
         if self.parked.is_empty() {
             return Ok(());
         }
         let (gap, watermark) = (self.options.gap, self.watermark);
-        let late = self.finder.runs.iter().filter(|run| self.memory.store.is_late(run.last, watermark));
+        let keeps_emitted = self.options.allowed_lateness > 0;
+        let matters = |run: &Run| match keeps_emitted {
+            // The last row of an emitted session is at least a gap before the next watermark.
+            true => run.start <= watermark.saturating_add(1),
+            false => self.memory.store.is_late(run.last, watermark),
+        };
+        let late = self.finder.runs.iter().filter(|run| matters(run));
         let late = late.filter(|run| self.parked.may_touch((run.start, run.last), gap));
         self.fetch(late.map(|run| run.key).collect())
     }
@@ -144,7 +172,7 @@ impl Sessions {
                 ));
             }
         }
-        self.memory.make_room();
+        self.memory.grow();
         for (into, from) in &changes.absorbed {
             self.memory.accumulators.absorb(*into, *from)?;
         }

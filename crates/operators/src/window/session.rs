@@ -43,7 +43,7 @@ pub(crate) struct Sessions {
     pub(super) shape: Shape,
     reader: RowReader,
     pub(super) memory: LentMemory,
-    /// What is not in memory; without allowed lateness only.
+    /// What is not in memory.
     pub(super) parked: Parked,
     /// The table of a checkpoint.
     pub(super) layout: Layout,
@@ -107,7 +107,7 @@ impl Sessions {
         self.fetch_for_late_runs()?;
         let mut changes = Changes::default();
         let placed = self.place_runs(&mut changes);
-        self.memory.make_room();
+        self.memory.grow();
         self.take_back(&changes, out)?;
         for (into, from) in &changes.absorbed {
             self.memory.accumulators.absorb(*into, *from)?;
@@ -220,6 +220,7 @@ impl Sessions {
     fn emit_due(&mut self, out: &mut dyn Output) -> Result<Progress> {
         let Some(mut firing) = self.firing.take() else { return Ok(Progress::Done) };
         if firing.next == firing.due.len() && self.parked.has_due(firing.watermark.0) {
+            self.make_room();
             firing = Firing { due: self.next_due(firing.watermark.0)?, next: 0, ..firing };
         }
         let end = firing.due.len().min(firing.next + self.options.batch_rows.max(1));
@@ -349,8 +350,7 @@ impl Operator for Sessions {
     }
 
     fn spill(&mut self) -> Result<()> {
-        // What is held for late rows takes part in every batch; it stays.
-        if self.options.allowed_lateness > 0 || self.firing.is_some() {
+        if self.firing.is_some() {
             return Ok(());
         }
         self.with_memory(Sessions::park)

@@ -50,7 +50,7 @@ impl SessionMemory {
     }
 
     /// Every session has accumulators.
-    pub(super) fn make_room(&mut self) {
+    pub(super) fn grow(&mut self) {
         self.accumulators.resize(self.store.id_bound());
     }
 

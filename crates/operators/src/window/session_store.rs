@@ -101,11 +101,6 @@ impl SessionStore {
         }
     }
 
-    /// Sessions, between batches.
-    pub(crate) fn len(&self) -> usize {
-        self.sessions.len() - self.free.len()
-    }
-
     /// All sessions count as uncopied from here on, those that begin later do not.
     pub(crate) fn begin_copy(&mut self) {
         let bound = self.sessions.len();
@@ -127,6 +122,12 @@ impl SessionStore {
     pub(crate) fn window(&self, id: u32) -> Window {
         let session = &self.sessions[id as usize];
         Window { start: session.start, end: session.last + self.gap }
+    }
+
+    /// Just after which watermark something happens to a session: it is emitted, or it is closed for good.
+    pub(crate) fn next_end(&self, id: u32) -> i64 {
+        let end = self.window(id).end;
+        if self.is_fired(id) { end.saturating_add(self.allowed_lateness) } else { end }
     }
 
     pub(crate) fn key(&self, id: u32) -> u32 {
@@ -353,6 +354,11 @@ impl SessionStore {
         std::iter::successors(Some(newest).filter(is_there), move |id| {
             Some(self.sessions[*id as usize].next).filter(is_there)
         })
+    }
+
+    /// How many sessions there are, between batches.
+    pub(crate) fn len(&self) -> usize {
+        self.sessions.len() - self.free.len()
     }
 
     /// All sessions, between batches.

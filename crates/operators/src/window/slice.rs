@@ -49,7 +49,7 @@ impl Slice {
         Slice { open, sealed, absorbed: 0, runs, shadow: None, late: None, spare: None }
     }
 
-    /// Adds rows; `ids` becomes their groups in the open layer, unless a barrier has closed layers of this slice.
+    /// Adds rows; `ids` becomes their groups in the open layer, unless there is a shadow.
     pub(super) fn add(&mut self, rows: &Rows, ids: &mut Vec<u32>) -> Result<()> {
         let (Some(shadow), Some(base)) = (&mut self.shadow, self.sealed.first()) else {
             return self.open.add(rows, ids);
@@ -61,7 +61,12 @@ impl Slice {
     }
 
     /// Where rows go.
-    pub(super) fn open(&mut self) -> &mut Groups {
+    pub(super) fn open(&self) -> &Groups {
+        &self.open
+    }
+
+    /// Where rows go, for those of a checkpoint.
+    pub(super) fn open_mut(&mut self) -> &mut Groups {
         &mut self.open
     }
 
@@ -81,17 +86,31 @@ impl Slice {
         self.open.len() + late + self.sealed.iter().map(|layer| layer.len()).sum::<usize>()
     }
 
-    /// The layers in memory with the first id that counts, oldest first: the groups of the second layer that have been
-    /// merged into the first stand there.
-    fn layers(&self) -> impl Iterator<Item = (&Groups, u32)> {
+    /// The layers that barriers closed with the first id that counts, oldest first: the groups of the second layer that
+    /// have been merged into the first stand there.
+    pub(super) fn sealed(&self) -> impl Iterator<Item = (&Groups, u32)> {
         let sealed = self.sealed.iter().enumerate();
-        let sealed = sealed.map(|(index, layer)| (layer.as_ref(), if index == 1 { self.absorbed } else { 0 }));
-        sealed.chain([(&self.open, 0)]).filter(|(layer, _)| layer.len() > 0)
+        sealed.map(|(index, layer)| (layer.as_ref(), if index == 1 { self.absorbed } else { 0 }))
+    }
+
+    /// All layers in memory with the first id that counts, oldest first.
+    fn layers(&self) -> impl Iterator<Item = (&Groups, u32)> {
+        self.sealed().chain([(&self.open, 0)]).filter(|(layer, _)| layer.len() > 0)
+    }
+
+    /// Whether rows of known keys are kept in a shadow: then [`Slice::add`] gives no ids of the open layer.
+    pub(super) fn has_shadow(&self) -> bool {
+        self.shadow.is_some() || self.late.is_some()
     }
 
     /// Closes the open layer. Gives all layers with the first id that counts; nobody changes them while they are held.
-    /// Their pieces are numbered.
-    pub(super) fn seal(&mut self, shape: &Shape, next_number: &mut u64) -> Result<Vec<(Arc<Groups>, u32)>> {
+    /// Their pieces are numbered. `may_shadow`: nobody needs the ids of rows to come.
+    pub(super) fn seal(
+        &mut self,
+        shape: &Shape,
+        next_number: &mut u64,
+        may_shadow: bool,
+    ) -> Result<Vec<(Arc<Groups>, u32)>> {
         self.settle(shape)?;
         // A layer that is held by others has not changed since it was numbered.
         self.sealed.iter_mut().filter_map(Arc::get_mut).for_each(|layer| layer.number_pieces(next_number));
@@ -100,6 +119,7 @@ impl Slice {
             self.sealed.push(Arc::new(std::mem::replace(&mut self.open, shape.groups()?)));
         }
         if let [only] = &self.sealed[..]
+            && may_shadow
             && shape.is_order_free()
             && only.keys.can_find()
         {

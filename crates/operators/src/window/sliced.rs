@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
+use arrow_select::concat::concat_batches;
 use weir_core::{Batch, ChangeKind, EventTime, OutputTag};
 use weir_graph::WindowSpec;
 use weir_operator_api::{Operator, OperatorError, Output, Progress, Result};
@@ -37,6 +38,10 @@ const SEAL_GROUPS_MIN: usize = if cfg!(test) { 1 } else { 16 * 1024 };
 /// Groups of small slices that are copied at one barrier; those beyond are shared, however small.
 const COPIED_GROUPS_MAX: usize = if cfg!(test) { 1 } else { 32 * 1024 };
 
+/// Late rows fill many slices a little. So that their runs are few and large, the smallest slices may stay in memory, up to
+/// one part in so many of what there is.
+const STAYING_SHARE: usize = if cfg!(test) { usize::MAX } else { 8 };
+
 /// What the engine is told.
 pub(crate) struct SlicedOptions {
     pub(crate) window: WindowSpec,
@@ -54,7 +59,7 @@ pub(crate) struct Sliced {
     pub(super) shape: Shape,
     reader: RowReader,
     pub(super) slices: BTreeMap<i64, Slice>,
-    rows_layout: SliceRowsLayout,
+    pub(super) rows_layout: SliceRowsLayout,
     /// Where slices go that memory does not hold, from the first on.
     space: Option<StateSpace>,
     /// Numbers runs, and what checkpoints hold of layers.
@@ -98,9 +103,9 @@ struct FromDisk {
     groups: Groups,
 }
 
-/// The groups that one batch touched in a slice with closed windows.
+/// The groups that one batch touched in the open layer of a slice with closed windows.
 pub(super) struct Touched {
-    /// Groups below this were there before the batch.
+    /// Groups below this were there before the batch, as were those of all other layers and runs.
     pub(super) known: usize,
     pub(super) ids: Vec<u32>,
 }
@@ -109,7 +114,7 @@ impl Sliced {
     pub(crate) fn new(options: SlicedOptions, shape: Shape, reader: RowReader) -> Self {
         Sliced {
             origin_us: options.place.created_us,
-            rows_layout: SliceRowsLayout::new(&shape, options.place),
+            rows_layout: SliceRowsLayout::new(&shape, options.place, options.allowed_lateness > 0),
             options,
             shape,
             reader,
@@ -169,18 +174,26 @@ impl Sliced {
             self.slices.insert(place, Slice::new(self.shape.groups()?));
         }
         let slice = self.slices.get_mut(&place).expect("the slice was just put in");
-        slice.absorb(&self.shape)?;
+        // Within a batch, what it adds must be told from what stood there before: no layers are merged then.
+        if !touched.contains_key(&slice_start) {
+            slice.absorb(&self.shape)?;
+        }
         let known = slice.open().keys.id_bound();
         if known == 0 || place != slice_start {
             let open = self.options.window.windows_of_slice(slice_start).into_iter();
             self.pending.extend(open.filter(|window| window.1 - 1 > self.watermark).map(|(start, end)| (end, start)));
         }
         slice.add(rows, &mut self.ids)?;
-        if self.options.allowed_lateness > 0 && first_end(self.options.window, slice_start) - 1 <= self.watermark {
+        if self.may_refire(slice_start) {
             let touched = touched.entry(slice_start).or_insert(Touched { known, ids: Vec::new() });
             touched.ids.extend_from_slice(&self.ids);
         }
         Ok(())
+    }
+
+    /// Whether rows of this slice may belong to windows that have fired.
+    fn may_refire(&self, slice_start: i64) -> bool {
+        self.options.allowed_lateness > 0 && self.is_closed(first_end(self.options.window, slice_start))
     }
 
     /// Where the groups of a slice are kept: cumulative windows add their closed slices up at their common start.
@@ -222,7 +235,7 @@ impl Sliced {
         }
         if self.options.allowed_lateness > 0 {
             return match places[..] {
-                [only] => Ok(Source::Slice(only)),
+                [only] if self.slices[&only].only().is_some() => Ok(Source::Slice(only)),
                 _ => self.merge_into(self.shape.groups()?, &places).map(|groups| Source::Owned(Box::new(groups))),
             };
         }
@@ -398,11 +411,14 @@ impl Operator for Sliced {
             return Err(state::while_emitting());
         }
         let (mut pieces, mut copied_groups) = (Vec::new(), 0);
+        let is_kept_for_late = self.options.allowed_lateness > 0;
         for (start, slice) in &mut self.slices {
             pieces.extend(slice.runs().iter().map(|run| frozen_run(run.clone(), self.rows_layout.clone())));
             let is_large = slice.len() >= SEAL_GROUPS_MIN || copied_groups + slice.len() > COPIED_GROUPS_MAX;
-            if self.options.allowed_lateness == 0 && is_large {
-                for (layer, first) in slice.seal(&self.shape, &mut self.next_number)? {
+            if is_large {
+                // Late rows are known by their ids. Before the first window closes, none is late.
+                let may_shadow = !is_kept_for_late || first_end(self.options.window, *start) - 1 > self.watermark;
+                for (layer, first) in slice.seal(&self.shape, &mut self.next_number, may_shadow)? {
                     pieces.extend(frozen_layer((&layer, first), &self.rows_layout, *start));
                 }
                 continue;
@@ -425,11 +441,23 @@ impl Operator for Sliced {
     }
 
     fn spill(&mut self) -> Result<()> {
-        if self.options.allowed_lateness > 0 || self.firing.is_some() {
+        if self.firing.is_some() {
             return Ok(());
         }
-        let places: Vec<i64> = self.slices.keys().copied().collect();
-        places.into_iter().try_for_each(|place| self.spill_slice(place))
+        let mut places: Vec<(usize, i64)> =
+            self.slices.iter().map(|(place, slice)| (slice.size_bytes(), *place)).collect();
+        let mut left: usize = places.iter().map(|place| place.0).sum();
+        let may_stay = if self.options.allowed_lateness > 0 { left / STAYING_SHARE } else { 0 };
+        // The largest first.
+        places.sort_unstable_by_key(|place| std::cmp::Reverse(*place));
+        for (bytes, place) in places {
+            if left <= may_stay {
+                return Ok(());
+            }
+            self.spill_slice(place)?;
+            left -= bytes;
+        }
+        Ok(())
     }
 
     fn restore(&mut self, tables: Vec<StateTable>, watermark: EventTime) -> Result<()> {
@@ -443,7 +471,7 @@ impl Operator for Sliced {
                     self.slices.insert(piece.slice_start, Slice::new(self.shape.groups()?));
                 }
                 let slice = self.slices.get_mut(&piece.slice_start).expect("the slice was just put in");
-                slice.open().add(&piece.rows, &mut self.ids)?;
+                slice.open_mut().add(&piece.rows, &mut self.ids)?;
             }
         }
         // What the watermark has closed has fired; windows of one cumulative run lie in its first slice.
@@ -485,10 +513,12 @@ fn frozen_run(run: Arc<Run>, layout: SliceRowsLayout) -> FrozenPiece {
     let number = run.number();
     let rows = move || {
         let of_group = |group: u32| {
-            let (layout, start) = (&layout, run.slice_start());
-            run.read(group).map(move |value| layout.to_checkpoint(&value?, group, start))
+            // Values may be small.
+            let values: Vec<_> = run.read(group).collect::<Result<_>>()?;
+            let rows = concat_batches(values[0].schema_ref(), &values)?;
+            layout.to_checkpoint(&rows, group, run.slice_start())
         };
-        Ok(run.key_groups().flat_map(of_group).collect::<Result<_>>()?)
+        Ok(run.key_groups().map(of_group).collect::<Result<_>>()?)
     };
     FrozenPiece::Numbered(number, Arc::new(rows))
 }

@@ -141,10 +141,10 @@ proptest! {
 }
 
 /// Sessions with a store of their own.
-fn on_disk(gap: i64, aggregates: &[&str], stores: &StateStores) -> Runner {
+fn on_disk((gap, lateness): (i64, i64), aggregates: &[&str], stores: &StateStores) -> Runner {
     let window = WindowSpec::Session { gap };
     let aggregates = aggregates.iter().map(|sql| (*sql).to_owned()).collect();
-    let descriptor = WindowAggregate { aggregates, ..descriptor(window, 0) };
+    let descriptor = WindowAggregate { aggregates, ..descriptor(window, lateness) };
     let (inputs, output) = schemas(&descriptor, input(), Phase::Whole);
     let (mut context, clock) = script::context(inputs, output);
     (context.batch_rows, context.stores) = (3, stores.clone());
@@ -190,22 +190,23 @@ impl StateStore for FullNowAndThen {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #![proptest_config(ProptestConfig::with_cases(2000))]
     /// Whenever sessions leave memory, and whether the disk takes them or not: nothing changes, and nothing stays there.
     #[test]
     fn parked_sessions_fire_as_if_they_had_stayed(
         gap in 1i64..20,
+        allowed_lateness in prop_oneof![Just(0i64), 1i64..60],
         steps in steps(),
         parks in prop::collection::vec(prop::bool::weighted(0.6), 14),
         answers in prop::collection::vec(prop::bool::weighted(0.8), 0..40),
     ) {
-        let mut model = Model { gap, allowed_lateness: 0, watermark: i64::MIN, sessions: BTreeMap::new() };
+        let mut model = Model { gap, allowed_lateness, watermark: i64::MIN, sessions: BTreeMap::new() };
         let store = Arc::new(FullNowAndThen { store: MemoryStore::default(), answers: Mutex::new(answers) });
         let stores = {
             let store = store.clone();
             StateStores::new(move || Ok(store.clone()))
         };
-        let mut runner = on_disk(gap, &AGGREGATES, &stores);
+        let mut runner = on_disk((gap, allowed_lateness), &AGGREGATES, &stores);
         for (step, parks) in steps.iter().zip(parks.iter().chain([&false])) {
             let answers_left = || store.answers.lock().expect("one thread").len();
             let before = answers_left();
@@ -222,7 +223,7 @@ proptest! {
 #[test]
 fn parked_rows_count_as_those_that_came_first() {
     let stores = StateStores::in_memory();
-    let mut runner = on_disk(5, &["first(v) AS one", "last(v) AS other", "count(*) AS n"], &stores);
+    let mut runner = on_disk((5, 0), &["first(v) AS one", "last(v) AS other", "count(*) AS n"], &stores);
     for value in [1, 2, 3] {
         apply(&mut runner, &Step::Rows(vec![(Some(1), Some(value), 10)]));
         runner.operator().spill().expect("the store is there");
@@ -236,7 +237,7 @@ fn parked_rows_count_as_those_that_came_first() {
 #[test]
 fn sessions_leave_memory() {
     let stores = StateStores::in_memory();
-    let mut runner = on_disk(5, &AGGREGATES, &stores);
+    let mut runner = on_disk((5, 0), &AGGREGATES, &stores);
     let empty = runner.operator().state_bytes();
     apply(&mut runner, &Step::Rows((0..5000).map(|key| (Some(key), Some(1), key % 50)).collect()));
     let full = runner.operator().state_bytes();
@@ -246,6 +247,39 @@ fn sessions_leave_memory() {
     assert!(stores.size_bytes() > 0);
     let found = apply(&mut runner, &Step::Watermark(i64::MAX));
     assert_eq!((found.results.len(), stores.size_bytes()), (5000, 0));
+}
+
+#[test]
+fn rows_that_just_touch_an_emitted_session_on_disk_take_it_back() {
+    for (watermark, times) in [(14, vec![15]), (17, vec![14, 19]), (14, vec![15, 30])] {
+        let stores = StateStores::in_memory();
+        let mut runner = on_disk((5, 100), &AGGREGATES, &stores);
+        apply(&mut runner, &Step::Rows(vec![(Some(1), Some(1), 10)]));
+        apply(&mut runner, &Step::Watermark(watermark));
+        runner.operator().spill().expect("the store is there");
+        let found = apply(&mut runner, &Step::Rows(times.iter().map(|time| (Some(1), Some(1), *time)).collect()));
+        let expected = Found { end: 15, start: 10, key: Some(1), change: DELETE, values: (1, Some(1), Some(1)) };
+        assert_eq!(found.results, [expected], "rows at {times:?} after {watermark}");
+    }
+}
+
+/// Also when one watermark emits more than memory holds, and none of it may go.
+#[test]
+fn emitted_sessions_leave_memory_until_their_lateness_is_over() {
+    let stores = StateStores::in_memory();
+    let mut runner = on_disk((5, 1000), &AGGREGATES, &stores);
+    let empty = runner.operator().state_bytes();
+    apply(&mut runner, &Step::Rows((0..2000).map(|key| (Some(key), Some(1), key % 50)).collect()));
+    let full = runner.operator().state_bytes();
+    runner.operator().spill().expect("the store is there");
+    let found = apply(&mut runner, &Step::Watermark(500));
+    assert_eq!(found.results.len(), 2000);
+    let parked = runner.operator().state_bytes();
+    assert!(parked < empty + (full - empty) / 4, "{empty} {full} {parked}");
+    let found = apply(&mut runner, &Step::Rows(vec![(Some(7), Some(1), 7)]));
+    assert_eq!(found.results.iter().map(|found| (found.change, found.values.0)).collect::<Vec<_>>(), [(UPDATE, 2)]);
+    assert_eq!(apply(&mut runner, &Step::Watermark(2000)), Outcome::default());
+    assert_eq!(stores.size_bytes(), 0);
 }
 
 #[test]

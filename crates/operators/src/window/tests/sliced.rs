@@ -118,3 +118,79 @@ fn windows_give_their_memory_back() {
     apply(&mut runner, &Step::Watermark(i64::MAX));
     assert_eq!(runner.operator().state_bytes(), 0);
 }
+
+/// What is done to an operator between two steps.
+#[derive(Clone, Copy, Debug)]
+enum Strain {
+    None,
+    Spill,
+    /// A checkpoint that is being written for so many steps.
+    Freeze(usize),
+}
+
+fn strains() -> impl Strategy<Value = Vec<Strain>> {
+    let strain = prop_oneof![
+        4 => Just(Strain::None),
+        2 => Just(Strain::Spill),
+        3 => (0usize..4).prop_map(Strain::Freeze),
+    ];
+    prop::collection::vec(strain, 14)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1500))]
+    /// Late rows update, and new keys are inserted, the same whatever parts a slice has: layers that checkpoints hold for
+    /// some time, layers that are being merged, runs on disk.
+    #[test]
+    fn late_rows_update_their_windows_wherever_slices_lie(
+        window in spec(),
+        lateness in 1i64..60,
+        steps in steps(),
+        strains in strains(),
+    ) {
+        let (rows, emitted) = (BTreeMap::new(), BTreeSet::new());
+        let mut model = Model { window, allowed_lateness: lateness, watermark: i64::MIN, rows, emitted };
+        let mut runner = operator(window, lateness, Phase::Whole, 3);
+        let mut held = Vec::new();
+        for (index, (step, strain)) in steps.iter().zip(strains.iter().chain([&Strain::None])).enumerate() {
+            match strain {
+                Strain::None => {}
+                Strain::Spill => runner.operator().spill().expect("the store is there"),
+                Strain::Freeze(count) => {
+                    held.push((index + count, runner.operator().freeze().expect("nothing is being emitted")));
+                }
+            }
+            let found = apply(&mut runner, step);
+            prop_assert_eq!(found.sorted(), model.apply(step).sorted(), "after {:?}", step);
+            held.retain(|(until, _)| *until > index);
+        }
+        drop(held);
+        prop_assert_eq!(runner.operator().state_bytes(), 0);
+    }
+}
+
+#[test]
+fn late_rows_count_as_those_that_came_last_wherever_the_others_lie() {
+    let aggregates = ["first(v) AS one", "last(v) AS other", "count(*) AS n"].map(str::to_owned).to_vec();
+    let window = WindowSpec::Tumble { size: 10, offset: 0 };
+    let descriptor = WindowAggregate { aggregates, ..descriptor(window, 50) };
+    let mut runner = operator_of(&descriptor, input(), Phase::Whole, 100);
+    let add = |runner: &mut Runner, value: i64| {
+        runner.batch(0, batch(&[(Some(1), Some(value), 5)]));
+        runner.recorder.rows(OutputTag::Main)
+    };
+    add(&mut runner, 1);
+    runner.operator().spill().expect("the store is there");
+    add(&mut runner, 2);
+    runner.watermark(EventTime(20));
+    runner.operator().spill().expect("the store is there");
+    runner.recorder.take();
+    let found = add(&mut runner, 3);
+    assert!(found.last().is_some_and(|row| row.ends_with(" 1 3 3")), "{found:?}");
+    let held = runner.operator().freeze().expect("nothing is being emitted");
+    let found = add(&mut runner, 4);
+    assert!(found.last().is_some_and(|row| row.ends_with(" 1 4 4")), "{found:?}");
+    drop(held);
+    let found = add(&mut runner, 5);
+    assert!(found.last().is_some_and(|row| row.ends_with(" 1 5 5")), "{found:?}");
+}
