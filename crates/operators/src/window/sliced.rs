@@ -20,6 +20,7 @@ use arrow_schema::SchemaRef;
 use weir_core::{Batch, ChangeKind, EventTime, OutputTag};
 use weir_graph::WindowSpec;
 use weir_operator_api::{Operator, OperatorError, Output, Progress, Result};
+use weir_state::state_table::FrozenBatches;
 use weir_state::{FrozenPiece, FrozenTable, StateSpace, StateStores, StateTable};
 
 use super::groups::{Groups, Shape};
@@ -483,12 +484,14 @@ fn frozen_layer<'a>(
 /// A run, which is read beside the stream; it stays on disk as long.
 fn frozen_run(run: Arc<Run>, layout: SliceRowsLayout) -> FrozenPiece {
     let number = run.number();
-    let rows = move || {
-        let of_group = |group: u32| {
-            let (layout, start) = (&layout, run.slice_start());
-            run.read(group).map(move |value| layout.to_checkpoint(&value?, group, start))
+    let batches = move || {
+        let (run, layout) = (run.clone(), layout.clone());
+        let groups: Vec<u32> = run.key_groups().collect();
+        let of_group = move |group: u32| {
+            let rows = |value| Ok(layout.to_checkpoint(&value?, group, run.slice_start())?);
+            run.read(group).map(rows).collect::<Vec<_>>()
         };
-        Ok(run.key_groups().flat_map(of_group).collect::<Result<_>>()?)
+        Box::new(groups.into_iter().flat_map(of_group)) as FrozenBatches
     };
-    FrozenPiece::Numbered(number, Arc::new(rows))
+    FrozenPiece::NumberedBatches(number, Arc::new(batches))
 }
