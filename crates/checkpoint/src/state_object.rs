@@ -42,10 +42,15 @@ pub struct SectionHeader {
     pub last_key_group: u32,
 }
 
+/// Where an object begins in memory, so that a disk can take it from there without a copy. **Units**: bytes.
+pub const ALIGNMENT: usize = 4096;
+
 /// Collects the sections of one object, in one buffer.
 #[derive(Debug)]
 pub struct StateObjectWriter {
     bytes: Vec<u8>,
+    /// Where in the buffer the object begins.
+    start: usize,
     sections: Vec<Written>,
 }
 
@@ -70,14 +75,17 @@ impl StateObjectWriter {
         bytes.put_slice(MAGIC);
         bytes.put_u32_le(FORMAT_VERSION);
         bytes.put_u32_le(0);
-        StateObjectWriter { bytes, sections: Vec::new() }
+        StateObjectWriter { bytes, start: 0, sections: Vec::new() }
     }
 
-    /// Goes on in another buffer, whose content is overwritten.
+    /// Goes on in another buffer, whose content is overwritten. There the object is aligned to [`ALIGNMENT`], as long as the
+    /// buffer has room for it and for as much in front.
     pub fn continue_in(&mut self, mut buffer: Vec<u8>) {
         buffer.clear();
-        buffer.extend_from_slice(&self.bytes);
-        self.bytes = buffer;
+        let start = buffer.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
+        buffer.resize(start, 0);
+        buffer.extend_from_slice(&self.bytes[self.start..]);
+        (self.bytes, self.start) = (buffer, start);
     }
 
     /// Appends a section and returns its index, which is its place in the references of [`StateObjectWriter::finish`].
@@ -132,13 +140,13 @@ impl StateObjectWriter {
         section[PAYLOAD_LENGTH_AT..PAYLOAD_LENGTH_AT + 8].copy_from_slice(&payload_bytes.to_le_bytes());
         let (length, checksum) = (section.len(), xxh3_128(&section[CHECKSUM_BYTES..]));
         section[..CHECKSUM_BYTES].copy_from_slice(&checksum.to_le_bytes());
-        self.sections.push(Written { offset, length, checksum, header });
+        self.sections.push(Written { offset: offset - self.start, length, checksum, header });
         Ok(self.sections.len() - 1)
     }
 
     /// Bytes so far.
     pub fn len_bytes(&self) -> usize {
-        self.bytes.len()
+        self.bytes.len() - self.start
     }
 
     /// Whether nothing was appended.
@@ -148,14 +156,14 @@ impl StateObjectWriter {
 
     /// The object to store at `path`, and the references to its sections in the order they were appended.
     pub fn finish(self, path: &str) -> (Bytes, Vec<SectionRef>) {
-        let (bytes, sections) = self.finish_buffer(path);
-        (bytes.into(), sections)
+        let (bytes, start, sections) = self.finish_buffer(path);
+        (Bytes::from(bytes).slice(start..), sections)
     }
 
-    /// As [`StateObjectWriter::finish`], with the buffer that was written to.
-    pub fn finish_buffer(self, path: &str) -> (Vec<u8>, Vec<SectionRef>) {
-        let bytes = self.bytes;
-        let object = object_ref(path, &bytes);
+    /// As [`StateObjectWriter::finish`], with the buffer that was written to, and where in it the object begins.
+    pub fn finish_buffer(self, path: &str) -> (Vec<u8>, usize, Vec<SectionRef>) {
+        let (bytes, start) = (self.bytes, self.start);
+        let object = object_ref(path, &bytes[start..]);
         let reference = |section: Written| SectionRef {
             object: object.clone(),
             offset: section.offset as u64,
@@ -166,7 +174,7 @@ impl StateObjectWriter {
             last_key_group: section.header.last_key_group,
         };
         let sections = self.sections.into_iter().map(reference).collect();
-        (bytes, sections)
+        (bytes, start, sections)
     }
 }
 

@@ -46,6 +46,8 @@ pub struct Loan {
 /// The bytes of a full object on their way to a store.
 struct Lent {
     bytes: Vec<u8>,
+    /// Where the object begins.
+    start: usize,
     /// Small objects are not lent.
     loan: Option<Loan>,
 }
@@ -95,11 +97,11 @@ impl ObjectBuffers {
 }
 
 impl Loan {
-    /// The bytes of a finished object, whose buffer comes back when the last reader drops them.
-    pub fn lend(loan: Option<Loan>, bytes: Vec<u8>) -> Bytes {
+    /// The bytes of a finished object, which begin at `start`, and whose buffer comes back when the last reader drops them.
+    pub fn lend(loan: Option<Loan>, bytes: Vec<u8>, start: usize) -> Bytes {
         match loan {
-            Some(_) => Bytes::from_owner(Lent { bytes, loan }),
-            None => Bytes::from(bytes),
+            Some(_) => Bytes::from_owner(Lent { bytes, start, loan }),
+            None => Bytes::from(bytes).slice(start..),
         }
     }
 
@@ -116,7 +118,7 @@ impl Loan {
 
 impl AsRef<[u8]> for Lent {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes
+        &self.bytes[self.start..]
     }
 }
 
@@ -154,8 +156,8 @@ mod tests {
         let (mut bytes, loan) = buffers.borrow(&Handle::current(), &full).expect("one is free");
         bytes.extend_from_slice(b"state");
         let place = bytes.as_ptr();
-        let lent = Loan::lend(Some(loan), bytes);
-        let part = lent.slice(2..);
+        let lent = Loan::lend(Some(loan), bytes, 1);
+        let part = lent.slice(1..);
         drop(lent);
         assert_eq!((&part[..], buffers.lent()), (&b"ate"[..], 1));
         drop(part);

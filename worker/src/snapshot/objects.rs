@@ -50,8 +50,8 @@ impl FullObject {
     /// The object to store at `path`, and the references to its sections. The buffer comes back when the last reader of the
     /// bytes is gone.
     pub fn finish(self, path: &str) -> (bytes::Bytes, Vec<SectionRef>) {
-        let (bytes, sections) = self.writer.finish_buffer(path);
-        (Loan::lend(self.loan, bytes), sections)
+        let (bytes, start, sections) = self.writer.finish_buffer(path);
+        (Loan::lend(self.loan, bytes, start), sections)
     }
 
     /// Bytes so far.

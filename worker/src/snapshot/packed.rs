@@ -3,13 +3,14 @@
 //! A disk format. Few rows, or rows of which nothing can be packed, are one Arrow IPC stream with one batch. Others are two
 //! streams, one behind the other:
 //! ```text
-//! frame   one row: for each column that is packed, its least value. Its field is named by the number of the column and has
-//!         the column's type
-//! rows    the rows: a packed column holds how far its values are above the least, as UInt8, UInt16, UInt32 or UInt64, or
+//! frame   one row: for each column that is packed, a base that no value is below. Its field is named by the number of the
+//!         column and has the column's type
+//! rows    the rows: a packed column holds how far its values are above the base, as UInt8, UInt16, UInt32 or UInt64, or
 //!         as Null (no bytes at all) when all are the same
 //! ```
 //! Whole numbers, times and decimals of 128 bits are packed, if no value is null and they become shorter.
 
+use std::ops::{BitOr, BitXor};
 use std::sync::Arc;
 
 use arrow_array::types::{UInt8Type, UInt16Type, UInt32Type, UInt64Type};
@@ -104,7 +105,11 @@ fn wrong(what: &str) -> ArrowError {
 }
 
 /// How values of a type are counted from the least one.
-trait Word: ArrowNativeType + Ord {
+trait Word: ArrowNativeType + Ord + BitOr<Output = Self> + BitXor<Output = Self> {
+    /// So many low bits hold all that are set.
+    fn low_bits(self) -> u32;
+    /// Without the bits of a mask.
+    fn without(self, mask: u64) -> Self;
     /// How far it is above `least`; `None` when 64 bits do not hold that.
     fn above(self, least: Self) -> Option<u64>;
     /// The low bits of [`Word::above`].
@@ -116,6 +121,15 @@ trait Word: ArrowNativeType + Ord {
 macro_rules! words {
     ($($word:ty),*) => {$(
         impl Word for $word {
+            fn low_bits(self) -> u32 {
+                Self::BITS - self.leading_zeros()
+            }
+
+            #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "the mask is of low bits")]
+            fn without(self, mask: u64) -> Self {
+                self & !(mask as $word)
+            }
+
             fn above(self, least: Self) -> Option<u64> {
                 Some(self.offset(least))
             }
@@ -139,6 +153,14 @@ macro_rules! words {
 words!(i16, i32, i64, u16, u32, u64);
 
 impl Word for i128 {
+    fn low_bits(self) -> u32 {
+        Self::BITS - self.leading_zeros()
+    }
+
+    fn without(self, mask: u64) -> Self {
+        self & !i128::from(mask)
+    }
+
     fn above(self, least: Self) -> Option<u64> {
         self.checked_sub(least).and_then(|distance| u64::try_from(distance).ok())
     }
@@ -174,7 +196,7 @@ macro_rules! with_word {
     };
 }
 
-/// The least value of a column, and its values above that one; `None` when it stays as it is.
+/// The base of a column, and its values above that one; `None` when it stays as it is.
 fn pack(column: &ArrayRef) -> Result<Option<(ArrayRef, ArrayRef)>, ArrowError> {
     if column.null_count() > 0 || column.is_empty() {
         return Ok(None);
@@ -185,19 +207,33 @@ fn pack(column: &ArrayRef) -> Result<Option<(ArrayRef, ArrayRef)>, ArrowError> {
 fn pack_words<T: Word>(column: &ArrayRef) -> Result<Option<(ArrayRef, ArrayRef)>, ArrowError> {
     let data = column.to_data();
     let words = &data.buffer::<T>(0)[..data.len()];
-    let (least, greatest) =
-        words.iter().fold((words[0], words[0]), |(least, greatest), word| (least.min(*word), greatest.max(*word)));
-    let Some(range) = greatest.above(least) else { return Ok(None) };
+    let Some((base, range)) = bounds(words) else { return Ok(None) };
     let bits = size_of::<T>() as u32 * 8;
     let packed: ArrayRef = match u64::BITS - range.leading_zeros() {
         0 => Arc::new(NullArray::new(words.len())),
-        1..=8 if bits > 8 => narrow::<T, UInt8Type>(words, least, |offset| offset as u8),
-        9..=16 if bits > 16 => narrow::<T, UInt16Type>(words, least, |offset| offset as u16),
-        17..=32 if bits > 32 => narrow::<T, UInt32Type>(words, least, |offset| offset as u32),
-        33..=64 if bits > 64 => narrow::<T, UInt64Type>(words, least, |offset| offset),
+        1..=8 if bits > 8 => narrow::<T, UInt8Type>(words, base, |offset| offset as u8),
+        9..=16 if bits > 16 => narrow::<T, UInt16Type>(words, base, |offset| offset as u16),
+        17..=32 if bits > 32 => narrow::<T, UInt32Type>(words, base, |offset| offset as u32),
+        33..=64 if bits > 64 => narrow::<T, UInt64Type>(words, base, |offset| offset),
         _ => return Ok(None),
     };
-    Ok(Some((of_words(column.as_ref(), vec![least])?, packed)))
+    Ok(Some((of_words(column.as_ref(), vec![base])?, packed)))
+}
+
+/// A value below all others, and how far the others are above it at most.
+fn bounds<T: Word>(words: &[T]) -> Option<(T, u64)> {
+    // Which bits differ is found in one fast pass. Where half of them are the same in all values, counting from those is
+    // about as good as from the least value.
+    let bits = words.iter().fold(T::default(), |all, word| all | (*word ^ words[0])).low_bits();
+    if bits <= size_of::<T>() as u32 * 4 {
+        let mask = u64::MAX.checked_shr(u64::BITS - bits).unwrap_or(0);
+        return Some((words[0].without(mask), mask));
+    }
+    let (mut least, mut greatest) = (words[0], words[0]);
+    for word in words {
+        (least, greatest) = (least.min(*word), greatest.max(*word));
+    }
+    greatest.above(least).map(|range| (least, range))
 }
 
 fn narrow<T: Word, N: ArrowPrimitiveType>(words: &[T], least: T, cut: impl Fn(u64) -> N::Native) -> ArrayRef {
@@ -205,7 +241,7 @@ fn narrow<T: Word, N: ArrowPrimitiveType>(words: &[T], least: T, cut: impl Fn(u6
     Arc::new(PrimitiveArray::<N>::new(ScalarBuffer::from(values), None))
 }
 
-/// A column from its least value and its values above that one.
+/// A column from its base and its values above that one.
 fn unpack(least: &ArrayRef, packed: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     if least.null_count() > 0 || packed.data_type() != &DataType::Null && packed.null_count() > 0 {
         return Err(wrong("a packed column with nulls"));

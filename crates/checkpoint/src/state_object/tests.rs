@@ -64,6 +64,27 @@ fn golden_bytes_of_version_1_are_read() {
 }
 
 #[test]
+fn object_that_goes_on_elsewhere_is_the_same_and_aligned() {
+    let write = |room: Option<usize>| {
+        let mut writer = StateObjectWriter::new();
+        writer.append(header("window", 2, 3, 7), b"hello").expect("it is good");
+        if let Some(room) = room {
+            writer.continue_in([&b"what was there"[..], &vec![7; room]].concat());
+        }
+        writer.append(header("timers", 0, 0, 0), b"").expect("it is good");
+        assert_eq!(writer.len_bytes(), object().0.len());
+        writer.finish("a/b")
+    };
+    for room in [0, 3, ALIGNMENT * 2] {
+        let (bytes, sections) = write(Some(room));
+        assert_eq!((&bytes, &sections), (&object().0, &object().1));
+        let is_aligned = bytes.as_ptr().align_offset(ALIGNMENT) == 0;
+        assert!(is_aligned || room < ALIGNMENT, "{room}");
+    }
+    assert_eq!(write(None), object());
+}
+
+#[test]
 fn sections_come_back_one_by_one_and_all_together() {
     let (bytes, sections) = object();
     let section = |reference: &SectionRef| {
