@@ -51,12 +51,13 @@ pub fn append(
     for start in (0..rows.num_rows()).step_by(piece_rows) {
         let count = piece_rows.min(rows.num_rows() - start);
         let of_piece = groups.map_or(&[][..], |groups| &groups[start..start + count]);
-        let last_key_group = of_piece.iter().fold(0, |greatest, group| greatest.max(*group));
+        let (least, greatest) =
+            of_piece.iter().fold((u32::MAX, 0), |(least, greatest), group| (least.min(*group), greatest.max(*group)));
         let header = SectionHeader {
             table: table.to_owned(),
             rows: count as u64,
-            first_key_group: of_piece.iter().fold(u32::MAX, |least, group| least.min(*group)).min(last_key_group),
-            last_key_group,
+            first_key_group: least.min(greatest),
+            last_key_group: greatest,
         };
         let piece = rows.slice(start, count);
         let write = |buffer: &mut Vec<u8>| packed::write(&piece, buffer).map_err(|error| encoding(table, &error));

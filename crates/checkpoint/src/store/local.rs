@@ -325,3 +325,30 @@ fn walk(root: &Path, below: &str, listed: &mut Vec<ListedObject>) -> Result<()> 
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Carries b7 of the failure list: whether or not a file is written past the page cache, all of it is there.
+    #[test]
+    fn b7_objects_are_whole_however_they_lie_in_memory() {
+        let directory = tempfile::tempdir().expect("a test may make a directory");
+        let bytes: Vec<u8> = (0..(3u32 << 20)).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        let aligned = bytes.as_ptr().align_offset(ALIGNMENT);
+        let bytes = Bytes::from(bytes);
+        for (shift, length) in
+            [(0, 2 << 20), (0, (2 << 20) + 1), (0, (1 << 20) - 1), (1, 2 << 20), (512, (1 << 20) + 7)]
+        {
+            let object = bytes.slice(aligned + shift..aligned + shift + length);
+            let place = directory.path().join(format!("{shift}-{length}"));
+            let file = File::create_new(&place).expect("it is new");
+            let blocks = write_past_cache(&place, &object).expect("there is room");
+            assert!(
+                blocks == 0 || shift == 0 && blocks == length / ALIGNMENT * ALIGNMENT && length >= DIRECT_BYTES_MIN
+            );
+            write(file, &place, &object).expect("there is room");
+            assert!(fs::read(&place).expect("it is there") == object, "{length} bytes from {shift} on");
+        }
+    }
+}
