@@ -17,13 +17,15 @@ pub struct Division {
     pub tables: usize,
     /// What the store on disk holds in memory: blocks and unwritten entries.
     pub store: usize,
+    /// State objects that are filled for a checkpoint, or being uploaded.
+    pub objects: usize,
 }
 
-/// Divides: three fifths for tables, an eighth for the store. The rest is for rows on their way (credits bound them),
-/// results that are being emitted, and what is being encoded for a checkpoint.
+/// Divides: three fifths for tables, an eighth for the store, an eighth for the objects of checkpoints. The rest is for rows
+/// on their way (credits bound them) and results that are being emitted.
 pub fn divide(bytes: u64) -> Division {
     let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-    Division { tables: bytes / 5 * 3, store: bytes / 8 }
+    Division { tables: bytes / 5 * 3, store: bytes / 8, objects: bytes / 8 }
 }
 
 /// What a worker takes when nobody says: half of what the machine, or its container, has.
@@ -55,7 +57,7 @@ mod tests {
 
     #[test]
     fn parts_leave_room_for_the_rest() {
-        let Division { tables, store } = divide(1 << 30);
-        assert!(tables > store && tables + store < 3 << 28);
+        let Division { tables, store, objects } = divide(1 << 30);
+        assert!(tables > store + objects && tables + store + objects < 7 << 27);
     }
 }

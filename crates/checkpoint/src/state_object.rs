@@ -10,20 +10,22 @@
 //! The checksum is xxh3-128 over the rest of its section. A reference points at a whole section and repeats checksum,
 //! rows and key groups, so a section that is not the one meant is found, also when it is whole.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::manifest::{ObjectRef, SectionRef};
 use crate::{CheckpointError, Result};
 
-/// Version that this program writes, and the newest it reads.
-pub const FORMAT_VERSION: u32 = 1;
+/// Version that this program writes, and the newest it reads. In version 1 no payload was packed; the rest is the same.
+pub const FORMAT_VERSION: u32 = 2;
 
 const MAGIC: &[u8; 8] = b"WEIRDATA";
 const OBJECT_HEADER_BYTES: usize = 16;
 const CHECKSUM_BYTES: usize = 16;
 /// Checksum, version, length of the name, rows, length of the payload, two key groups.
 const SECTION_HEADER_BYTES: usize = CHECKSUM_BYTES + 4 + 4 + 8 + 8 + 4 + 4;
+/// Where in a section the length of its payload stands.
+const PAYLOAD_LENGTH_AT: usize = CHECKSUM_BYTES + 4 + 4 + 8;
 /// Longest name of a table, in bytes.
 pub const TABLE_NAME_BYTES_MAX: usize = 255;
 
@@ -40,10 +42,15 @@ pub struct SectionHeader {
     pub last_key_group: u32,
 }
 
-/// Collects the sections of one object.
+/// Where an object begins in memory, so that a disk can take it from there without a copy. **Units**: bytes.
+pub const ALIGNMENT: usize = 4096;
+
+/// Collects the sections of one object, in one buffer.
 #[derive(Debug)]
 pub struct StateObjectWriter {
-    bytes: BytesMut,
+    bytes: Vec<u8>,
+    /// Where in the buffer the object begins.
+    start: usize,
     sections: Vec<Written>,
 }
 
@@ -64,45 +71,82 @@ impl Default for StateObjectWriter {
 impl StateObjectWriter {
     /// An object without sections.
     pub fn new() -> Self {
-        let mut bytes = BytesMut::new();
+        let mut bytes = Vec::new();
         bytes.put_slice(MAGIC);
         bytes.put_u32_le(FORMAT_VERSION);
         bytes.put_u32_le(0);
-        StateObjectWriter { bytes, sections: Vec::new() }
+        StateObjectWriter { bytes, start: 0, sections: Vec::new() }
+    }
+
+    /// Goes on in another buffer, whose content is overwritten. There the object is aligned to [`ALIGNMENT`], as long as the
+    /// buffer has room for it and for as much in front.
+    pub fn continue_in(&mut self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        let start = buffer.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
+        buffer.resize(start, 0);
+        buffer.extend_from_slice(&self.bytes[self.start..]);
+        (self.bytes, self.start) = (buffer, start);
     }
 
     /// Appends a section and returns its index, which is its place in the references of [`StateObjectWriter::finish`].
     ///
     /// **Errors**: `Malformed` for a name of a table that is too long, or key groups out of order.
     pub fn append(&mut self, header: SectionHeader, payload: &[u8]) -> Result<usize> {
+        self.append_with(
+            header,
+            |error| error,
+            |bytes| {
+                bytes.extend_from_slice(payload);
+                Ok(())
+            },
+        )
+    }
+
+    /// As [`StateObjectWriter::append`], of a payload that `write` appends to what the buffer holds, in place.
+    ///
+    /// **Errors**: those of `write`, after which nothing of the section is left; those of [`StateObjectWriter::append`] as
+    /// `refused` makes them.
+    pub fn append_with<E>(
+        &mut self,
+        header: SectionHeader,
+        refused: impl FnOnce(CheckpointError) -> E,
+        write: impl FnOnce(&mut Vec<u8>) -> std::result::Result<(), E>,
+    ) -> std::result::Result<usize, E> {
         if header.table.len() > TABLE_NAME_BYTES_MAX || header.first_key_group > header.last_key_group {
             let (first, last) = (header.first_key_group, header.last_key_group);
-            return Err(CheckpointError::Malformed {
+            return Err(refused(CheckpointError::Malformed {
                 place: format!("state table {:.255}", header.table),
                 reason: format!("a name of {} bytes, key groups {first} to {last}", header.table.len()),
-            });
+            }));
         }
         let offset = self.bytes.len();
-        self.bytes.reserve(SECTION_HEADER_BYTES + header.table.len() + payload.len());
-        self.bytes.put_u128_le(0);
-        self.bytes.put_u32_le(FORMAT_VERSION);
-        self.bytes.put_u32_le(header.table.len() as u32);
-        self.bytes.put_u64_le(header.rows);
-        self.bytes.put_u64_le(payload.len() as u64);
-        self.bytes.put_u32_le(header.first_key_group);
-        self.bytes.put_u32_le(header.last_key_group);
-        self.bytes.put_slice(header.table.as_bytes());
-        self.bytes.put_slice(payload);
-        let section = &mut self.bytes[offset..];
+        let bytes = &mut self.bytes;
+        bytes.put_u128_le(0);
+        bytes.put_u32_le(FORMAT_VERSION);
+        bytes.put_u32_le(header.table.len() as u32);
+        bytes.put_u64_le(header.rows);
+        bytes.put_u64_le(0);
+        bytes.put_u32_le(header.first_key_group);
+        bytes.put_u32_le(header.last_key_group);
+        bytes.put_slice(header.table.as_bytes());
+        let start = bytes.len();
+        if let Err(error) = write(bytes) {
+            bytes.truncate(offset);
+            return Err(error);
+        }
+        assert!(bytes.len() >= start, "a payload is appended");
+        let payload_bytes = (bytes.len() - start) as u64;
+        let section = &mut bytes[offset..];
+        section[PAYLOAD_LENGTH_AT..PAYLOAD_LENGTH_AT + 8].copy_from_slice(&payload_bytes.to_le_bytes());
         let (length, checksum) = (section.len(), xxh3_128(&section[CHECKSUM_BYTES..]));
         section[..CHECKSUM_BYTES].copy_from_slice(&checksum.to_le_bytes());
-        self.sections.push(Written { offset, length, checksum, header });
+        self.sections.push(Written { offset: offset - self.start, length, checksum, header });
         Ok(self.sections.len() - 1)
     }
 
     /// Bytes so far.
     pub fn len_bytes(&self) -> usize {
-        self.bytes.len()
+        self.bytes.len() - self.start
     }
 
     /// Whether nothing was appended.
@@ -112,8 +156,14 @@ impl StateObjectWriter {
 
     /// The object to store at `path`, and the references to its sections in the order they were appended.
     pub fn finish(self, path: &str) -> (Bytes, Vec<SectionRef>) {
-        let bytes = self.bytes.freeze();
-        let object = object_ref(path, &bytes);
+        let (bytes, start, sections) = self.finish_buffer(path);
+        (Bytes::from(bytes).slice(start..), sections)
+    }
+
+    /// As [`StateObjectWriter::finish`], with the buffer that was written to, and where in it the object begins.
+    pub fn finish_buffer(self, path: &str) -> (Vec<u8>, usize, Vec<SectionRef>) {
+        let (bytes, start) = (self.bytes, self.start);
+        let object = object_ref(path, &bytes[start..]);
         let reference = |section: Written| SectionRef {
             object: object.clone(),
             offset: section.offset as u64,
@@ -124,7 +174,7 @@ impl StateObjectWriter {
             last_key_group: section.header.last_key_group,
         };
         let sections = self.sections.into_iter().map(reference).collect();
-        (bytes, sections)
+        (bytes, start, sections)
     }
 }
 

@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use expect_test::expect_file;
 use proptest::prelude::*;
 use weir_checkpoint::manifest::FORMAT_VERSION;
-use weir_checkpoint::state_object::{SectionHeader, StateObjectWriter};
 use weir_checkpoint::{
-    ChannelState, CheckpointKind, Incarnation, Manifest, OperatorState, SplitState, SubtaskState, TableScope,
-    TableState, layout,
+    ChannelState, CheckpointKind, Incarnation, Manifest, ObjectRef, OperatorState, SectionRef, SplitState,
+    SubtaskState, TableScope, TableState, layout,
 };
 use weir_core::random::SplitMix64;
 use weir_core::{AttemptNumber, CheckpointId, EventTime, FencingToken, JobId, SplitIndex, SubtaskIndex, Value};
@@ -42,24 +41,28 @@ fn manifest() -> Manifest {
         ],
     };
     let table = |first, last, random: &mut SplitMix64| {
-        let mut writer = StateObjectWriter::new();
-        let header = |table: &str, rows, first, last| SectionHeader {
-            table: table.to_owned(),
-            rows,
+        // As version 1 of state objects had them; a manifest does not look into its objects.
+        let (of_object, of_window) = match first {
+            0 => (0x1f9a_56fa_d350_f773_6af5_430f_97f7_75f2, 0x064a_1ba5_551b_3b73_b089_baf3_34d1_ca97),
+            _ => (0xdee2_8eaa_6e75_1cbc_8235_d12c_e1a4_62a7, 0x0ac2_d630_eb01_ef6d_c402_3fbd_56ac_8059),
+        };
+        let path = layout::state_object(JOB, INCARNATION, TOKEN, random);
+        let object = ObjectRef { path, length: 131, checksum: of_object };
+        let window = SectionRef {
+            object: object.clone(),
+            offset: 16,
+            length: 58,
+            checksum: of_window,
+            rows: 3,
             first_key_group: first,
             last_key_group: last,
         };
-        writer.append(header("window", 3, first, last), b"rows").expect("it is good");
-        writer.append(header("ends", 1, 0, 0), b"times").expect("it is good");
-        let (_, sections) = writer.finish(&layout::state_object(JOB, INCARNATION, TOKEN, random));
+        let checksum = 0xcd76_1113_58a1_0222_271e_7c4a_4789_2ce7;
+        let (offset, length, rows) = (74, 57, 1);
+        let ends = SectionRef { object, offset, length, checksum, rows, first_key_group: 0, last_key_group: 0 };
         vec![
-            TableState {
-                name: "window".into(),
-                version: 1,
-                scope: TableScope::Keyed,
-                sections: sections[..1].to_vec(),
-            },
-            TableState { name: "ends".into(), version: 2, scope: TableScope::Shared, sections: sections[1..].to_vec() },
+            TableState { name: "window".into(), version: 1, scope: TableScope::Keyed, sections: vec![window] },
+            TableState { name: "ends".into(), version: 2, scope: TableScope::Shared, sections: vec![ends] },
         ]
     };
     let window = OperatorState {

@@ -10,6 +10,9 @@ use std::time::Duration;
 
 /// Less than this is not worth a trip to the disk.
 const SPILL_BYTES_MIN: usize = 1 << 20;
+/// While checkpoints hold state that has left its task, this part of the limit is: what comes meanwhile is to make large
+/// pieces on the disk all the same.
+const SPILL_PART_MIN: usize = 16;
 /// Above this share of the limit sources slow down; spilling has had its chance below it.
 const SLOW_PERCENT: usize = 110;
 
@@ -19,6 +22,8 @@ pub struct MemoryBudget {
     limit: usize,
     used: AtomicUsize,
     holders: AtomicUsize,
+    /// State that has left its task while a checkpoint reads it.
+    frozen: AtomicUsize,
 }
 
 impl MemoryBudget {
@@ -26,7 +31,8 @@ impl MemoryBudget {
     ///
     /// **Units**: `limit` in bytes.
     pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(MemoryBudget { limit, used: AtomicUsize::new(0), holders: AtomicUsize::new(0) })
+        let (used, holders, frozen) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+        Arc::new(MemoryBudget { limit, used, holders, frozen })
     }
 
     /// A budget that is never exceeded.
@@ -41,7 +47,7 @@ impl MemoryBudget {
 
     /// What is held. **Units**: bytes.
     pub fn used(&self) -> usize {
-        self.used.load(Relaxed)
+        self.used.load(Relaxed) + self.frozen.load(Relaxed)
     }
 
     /// How long a source waits before it reads its next batch.
@@ -79,6 +85,16 @@ impl MemoryShare {
         self.own = bytes;
     }
 
+    /// What the task holds. **Units**: bytes.
+    pub fn bytes(&self) -> usize {
+        self.own
+    }
+
+    /// What a checkpoint of the task reads: all it holds now.
+    pub fn frozen(&self) -> FrozenShare {
+        FrozenShare { budget: Arc::clone(&self.budget), most: self.own, left: AtomicUsize::new(0) }
+    }
+
     /// How long a source of this worker waits before its next batch.
     pub fn pause(&self) -> Option<Duration> {
         self.budget.pause()
@@ -87,7 +103,35 @@ impl MemoryShare {
     /// Whether this task is to put state on disk now.
     pub fn must_spill(&self) -> bool {
         let budget = &self.budget;
-        must_spill(self.own, budget.used(), budget.limit, budget.holders.load(Relaxed))
+        let (used, frozen) = (budget.used.load(Relaxed), budget.frozen.load(Relaxed));
+        let limit = budget.limit.saturating_sub(frozen);
+        let is_worth_it = frozen == 0 || self.own >= budget.limit / SPILL_PART_MIN;
+        is_worth_it && must_spill(self.own, used, limit, budget.holders.load(Relaxed))
+    }
+}
+
+/// State that a checkpoint reads. As long as the task has it too it counts once; what leaves the task counts here, until
+/// this is dropped.
+#[derive(Debug)]
+pub struct FrozenShare {
+    budget: Arc<MemoryBudget>,
+    most: usize,
+    left: AtomicUsize,
+}
+
+impl FrozenShare {
+    /// The task holds so much less than before. One task calls this. **Units**: bytes.
+    pub fn has_left(&self, bytes: usize) {
+        let left = self.left.load(Relaxed);
+        let more = bytes.min(self.most - left);
+        self.left.store(left + more, Relaxed);
+        self.budget.frozen.fetch_add(more, Relaxed);
+    }
+}
+
+impl Drop for FrozenShare {
+    fn drop(&mut self) {
+        self.budget.frozen.fetch_sub(self.left.load(Relaxed), Relaxed);
     }
 }
 
@@ -132,6 +176,29 @@ mod tests {
             prop_assert_eq!(spilling > 0, used > limit && is_worth_it);
             drop(shares);
             prop_assert_eq!((budget.used(), budget.holders.load(Relaxed)), (0, 0));
+        }
+
+        /// What leaves a task while a checkpoint reads it counts until it is written: neither twice nor not at all.
+        #[test]
+        fn state_that_a_checkpoint_holds_counts_once(
+            own in 0usize..64 << 20, later in prop::collection::vec(0usize..64 << 20, 0..6), limit in 0usize..64 << 20,
+        ) {
+            let budget = MemoryBudget::new(limit);
+            let mut share = budget.share();
+            share.set(own);
+            let frozen = share.frozen();
+            let (mut before, mut left) = (own, 0);
+            for bytes in later {
+                frozen.has_left(before.saturating_sub(bytes));
+                share.set(bytes);
+                left = (left + before.saturating_sub(bytes)).min(own);
+                before = bytes;
+                prop_assert_eq!(budget.used(), bytes + left);
+                prop_assert_eq!(share.must_spill(), budget.used() > limit
+                    && bytes >= SPILL_BYTES_MIN && (left == 0 || bytes >= limit / SPILL_PART_MIN));
+            }
+            drop(frozen);
+            prop_assert_eq!(budget.used(), before);
         }
 
         #[test]

@@ -358,6 +358,15 @@ impl KeyTable {
         }
     }
 
+    /// What `map` makes of the hashes of entries.
+    pub fn map_hashes<T>(&self, ids: &[u32], map: impl Fn(u64) -> T) -> Vec<T> {
+        match (&self.keys, self.entries.null_id) {
+            // The common case has no branch.
+            (Keys::Words(words), None) => ids.iter().map(|id| map(mix(words.values[*id as usize] as u64))).collect(),
+            _ => ids.iter().map(|id| map(self.hash_of(*id))).collect(),
+        }
+    }
+
     /// The keys of these entries as columns of the types the table was made for.
     ///
     /// **Errors**: when a column would need more than 2 GiB of text.

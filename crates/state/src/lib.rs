@@ -14,7 +14,7 @@ pub mod key_table;
 
 mod key_store;
 
-pub use budget::{MemoryBudget, MemoryShare};
+pub use budget::{FrozenShare, MemoryBudget, MemoryShare};
 pub use key_table::KeyTable;
 pub use slot_index::SlotIndex;
 pub use state_table::{FrozenPiece, FrozenTable, StateScope, StateTable};

@@ -96,36 +96,55 @@ pub enum FrozenPiece {
     /// As [`FrozenPiece::Later`], of rows that have a number: whenever one operator gives this number again, for this
     /// table, it means the same rows, so that what was written once need not be written again.
     Numbered(u64, LaterRows),
+    /// As [`FrozenPiece::Numbered`], of more rows than are to be held at once: they come batch by batch.
+    NumberedBatches(u64, LaterBatches),
 }
 
 /// Puts frozen rows together.
 pub type LaterRows = Arc<dyn Fn() -> Result<Vec<RecordBatch>, FreezeError> + Send + Sync>;
+/// Batches that come one by one; an error is the last.
+pub type FrozenBatches = Box<dyn Iterator<Item = Result<RecordBatch, FreezeError>> + Send>;
+/// Puts frozen rows together, batch by batch.
+pub type LaterBatches = Arc<dyn Fn() -> FrozenBatches + Send + Sync>;
 
 impl std::fmt::Debug for FrozenPiece {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             FrozenPiece::Ready(rows) => f.debug_tuple("Ready").field(&rows.num_rows()).finish(),
             FrozenPiece::Later(_) => f.write_str("Later"),
-            FrozenPiece::Numbered(number, _) => f.debug_tuple("Numbered").field(number).finish(),
+            FrozenPiece::Numbered(number, _) | FrozenPiece::NumberedBatches(number, _) => {
+                f.debug_tuple("Numbered").field(number).finish()
+            }
         }
     }
 }
 
 impl FrozenPiece {
-    /// The rows.
+    /// The rows, which are put together as they are asked for.
     ///
     /// **Errors**: state that cannot be read from disk, or not be put together.
-    pub fn batches(&self) -> Result<Vec<RecordBatch>, FreezeError> {
+    pub fn rows(&self) -> FrozenBatches {
         match self {
-            FrozenPiece::Ready(rows) => Ok(vec![rows.clone()]),
-            FrozenPiece::Later(rows) | FrozenPiece::Numbered(_, rows) => rows(),
+            FrozenPiece::Ready(rows) => Box::new(std::iter::once(Ok(rows.clone()))),
+            FrozenPiece::Later(rows) | FrozenPiece::Numbered(_, rows) => match rows() {
+                Ok(batches) => Box::new(batches.into_iter().map(Ok)),
+                Err(error) => Box::new(std::iter::once(Err(error))),
+            },
+            FrozenPiece::NumberedBatches(_, batches) => batches(),
         }
+    }
+
+    /// The rows, all at once.
+    ///
+    /// **Errors**: as [`FrozenPiece::rows`].
+    pub fn batches(&self) -> Result<Vec<RecordBatch>, FreezeError> {
+        self.rows().collect()
     }
 
     /// The number of the rows, if they have one.
     pub fn number(&self) -> Option<u64> {
         match self {
-            FrozenPiece::Numbered(number, _) => Some(*number),
+            FrozenPiece::Numbered(number, _) | FrozenPiece::NumberedBatches(number, _) => Some(*number),
             FrozenPiece::Ready(_) | FrozenPiece::Later(_) => None,
         }
     }

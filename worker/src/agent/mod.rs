@@ -29,6 +29,7 @@ use crate::exchange::transport::{CONNECTION_WINDOW_BYTES, HTTP_FRAME_BYTES_MAX, 
 use crate::exchange::{Inbox, TonicTransport, Transport};
 use crate::seed::seed;
 use crate::snapshot::Stores;
+use crate::snapshot::buffers::ObjectBuffers;
 use crate::snapshot::copies::LocalCopies;
 use crate::task::build::Environment;
 use crate::{http, memory};
@@ -79,12 +80,13 @@ pub async fn run(
         http: web.as_ref().and_then(|web| web.local_addr().ok()).map(|web| web.to_string()).unwrap_or_default(),
     };
     let threads = data_threads(config.data_threads)?;
-    let mut stores = Stores::of_process(Arc::clone(&clock));
+    let memory = memory::divide(config.memory_bytes);
+    let buffers = ObjectBuffers::of_allowance(memory.objects);
+    let mut stores = Stores::of_process(Arc::clone(&clock)).with_buffers(buffers);
     match LocalCopies::new(&config.data_dir.join("copies"), Arc::clone(&clock)) {
         Ok(copies) => stores = stores.with_copies(copies),
         Err(error) => tracing::warn!("no local copies of checkpoints are kept: {error}"),
     }
-    let memory = memory::divide(config.memory_bytes);
     let worker = Worker {
         id: worker_id(clock.as_ref(), address),
         environment: Environment {

@@ -1,6 +1,5 @@
 //! State tables as the sections of state objects: rows in the order they are kept in, cut into pieces, each an Arrow IPC
-//! stream of its own. Runs beside the stream. A disk format: a section's payload is an IPC stream with one batch, its
-//! schema the table's; golden bytes are in the tests.
+//! stream of its own, packed (see `packed`). Runs beside the stream.
 //!
 //! Rows are not sorted by key group. A subtask of the same parallelism takes all of them back; at another one it reads the
 //! sections of the old subtasks it shares key groups with, and leaves out what is not its own.
@@ -8,9 +7,8 @@
 use arrow_array::cast::AsArray;
 use arrow_array::types::UInt32Type;
 use arrow_array::{RecordBatch, UInt32Array};
-use arrow_ipc::reader::StreamReader;
-use arrow_ipc::writer::StreamWriter;
 use arrow_schema::ArrowError;
+use arrow_select::concat::concat_batches;
 use arrow_select::take::take_record_batch;
 use bytes::Bytes;
 use weir_checkpoint::CheckpointError;
@@ -20,43 +18,50 @@ use weir_state::StateScope;
 use weir_state::state_table::KEY_GROUP_COLUMN;
 
 use super::objects::{Objects, Place};
+use super::packed;
 use crate::error::TaskError;
 
-/// Bytes of rows in one section, about.
-pub const SECTION_BYTES: usize = 2 << 20;
+/// What a section takes beside its rows, about. **Units**: bytes.
+const SCHEMA_BYTES: usize = 4096;
 /// Code of state that cannot be written or read.
 pub const STATE_ENCODING: &str = "state-encoding";
 
-/// Appends rows of a table to objects; gives the places of their sections.
+/// Appends rows of a table to objects; gives the places of their sections. Many small batches become few sections.
 ///
 /// **Errors**: rows that Arrow cannot write, or an upload that has failed.
 pub fn append(
     table: &str,
     scope: StateScope,
-    rows: &RecordBatch,
+    batches: Vec<RecordBatch>,
     objects: &mut Objects,
 ) -> Result<Vec<Place>, TaskError> {
-    if rows.num_rows() == 0 {
-        return Ok(Vec::new());
-    }
+    let rows = match batches.as_slice() {
+        [] => return Ok(Vec::new()),
+        [rows] => rows.clone(),
+        [first, ..] => concat_batches(first.schema_ref(), &batches).map_err(|error| encoding(table, &error))?,
+    };
+    drop(batches);
     let groups = match scope {
-        StateScope::Keyed => Some(key_groups(table, rows)?.values()),
+        StateScope::Keyed => Some(key_groups(table, &rows)?.values()),
         StateScope::Shared => None,
     };
-    let row_bytes = rows.get_array_memory_size().div_ceil(rows.num_rows()).max(1);
-    let piece_rows = (SECTION_BYTES / row_bytes).max(1);
+    let row_bytes = rows.get_array_memory_size().div_ceil(rows.num_rows().max(1)).max(1);
+    let piece_rows = (objects.section_bytes() / row_bytes).max(1);
     let mut sections = Vec::new();
     for start in (0..rows.num_rows()).step_by(piece_rows) {
         let count = piece_rows.min(rows.num_rows() - start);
-        let payload = to_ipc(&rows.slice(start, count)).map_err(|error| encoding(table, &error))?;
         let of_piece = groups.map_or(&[][..], |groups| &groups[start..start + count]);
+        let (least, greatest) =
+            of_piece.iter().fold((u32::MAX, 0), |(least, greatest), group| (least.min(*group), greatest.max(*group)));
         let header = SectionHeader {
             table: table.to_owned(),
             rows: count as u64,
-            first_key_group: of_piece.iter().min().copied().unwrap_or(0),
-            last_key_group: of_piece.iter().max().copied().unwrap_or(0),
+            first_key_group: least.min(greatest),
+            last_key_group: greatest,
         };
-        sections.push(objects.append(header, &payload)?);
+        let piece = rows.slice(start, count);
+        let write = |buffer: &mut Vec<u8>| packed::write(&piece, buffer).map_err(|error| encoding(table, &error));
+        sections.push(objects.append(header, count * row_bytes + SCHEMA_BYTES, write)?);
     }
     Ok(sections)
 }
@@ -71,8 +76,7 @@ pub fn read(
     range: KeyGroupRange,
 ) -> Result<Option<RecordBatch>, TaskError> {
     let failed = |error: ArrowError| encoding(table, &error);
-    let mut stream = StreamReader::try_new(payload.as_ref(), None).map_err(failed)?;
-    let Some(rows) = stream.next().transpose().map_err(failed)? else { return Ok(None) };
+    let Some(rows) = packed::read(payload).map_err(failed)? else { return Ok(None) };
     if scope == StateScope::Shared {
         return Ok(Some(rows));
     }
@@ -93,12 +97,6 @@ fn key_groups<'a>(table: &str, rows: &'a RecordBatch) -> Result<&'a UInt32Array,
     let is_named = rows.schema_ref().fields().first().is_some_and(|field| field.name() == KEY_GROUP_COLUMN);
     let groups = is_named.then(|| rows.column(0).as_primitive_opt::<UInt32Type>()).flatten();
     groups.ok_or_else(|| TaskError::internal(STATE_ENCODING, format!("table '{table}' does not begin with key groups")))
-}
-
-fn to_ipc(rows: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
-    let mut stream = StreamWriter::try_new(Vec::new(), rows.schema_ref())?;
-    stream.write(rows)?;
-    stream.into_inner()
 }
 
 /// State that Arrow cannot write or read.
@@ -127,6 +125,7 @@ mod tests {
     use weir_state::StateTable;
 
     use super::*;
+    use crate::snapshot::buffers::ObjectBuffers;
 
     fn table(groups: &[u32]) -> StateTable {
         let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..groups.len() as i64));
@@ -140,19 +139,23 @@ mod tests {
     }
 
     fn append_table(table: &StateTable, objects: &mut Objects) -> Vec<Place> {
-        let append = |rows| append(&table.name, table.scope, rows, objects).expect("it can be written");
-        table.batches.iter().flat_map(append).collect()
+        append(&table.name, table.scope, table.batches.clone(), objects).expect("it can be written")
+    }
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread().build().expect("a runtime")
     }
 
     #[test]
     fn large_tables_are_cut_into_sections_and_objects() {
         let groups: Vec<u32> = (0..200_000).map(|n| n * 7919 % 128).collect();
-        let (mut objects, mut full) = Objects::new(3 << 20);
+        let runtime = runtime();
+        let (mut objects, mut full) = Objects::new(ObjectBuffers::new(2 << 20, 2), runtime.handle().clone());
         let (sections, seen) = std::thread::scope(|scope| {
             let uploads = scope.spawn(move || {
                 let mut seen = Vec::new();
                 while let Some(object) = full.blocking_recv() {
-                    assert!(object.len_bytes() < 6 << 20);
+                    assert!(object.len_bytes() <= 2 << 20);
                     seen.push(object.finish("x").1);
                 }
                 seen
@@ -173,7 +176,8 @@ mod tests {
         #[test]
         fn c4_every_row_comes_back_to_one_owner(groups in prop::collection::vec(0u32..16, 1..200), parallelism in 1u32..6) {
             let table = table(&groups);
-            let (mut objects, mut full) = Objects::new(1 << 30);
+            let runtime = runtime();
+            let (mut objects, mut full) = Objects::new(ObjectBuffers::new(1 << 20, 2), runtime.handle().clone());
             append_table(&table, &mut objects);
             objects.finish().expect("nothing failed");
             let (bytes, _) = full.try_recv().expect("one object").finish("x");

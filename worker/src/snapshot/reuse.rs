@@ -10,8 +10,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use weir_checkpoint::SectionRef;
 use weir_core::{CheckpointId, OperatorUid};
 
-use super::objects::OBJECT_BYTES;
-
 /// Objects beside those that are full, before the small ones are written together.
 const SMALL_OBJECTS_MAX: usize = 8;
 /// Checkpoints that are remembered: the base, and those that were written behind it and are not confirmed.
@@ -30,11 +28,12 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// What may be named again in a checkpoint on top of `base`. What is older than it is forgotten.
-    pub fn reusable(&mut self, base: CheckpointId) -> Pieces {
+    /// What may be named again in a checkpoint on top of `base`. What is older than it is forgotten. Objects are full with
+    /// `full_bytes`.
+    pub fn reusable(&mut self, base: CheckpointId, full_bytes: u64) -> Pieces {
         self.checkpoints = self.checkpoints.split_off(&base);
         let Some(pieces) = self.checkpoints.get(&base) else { return Pieces::new() };
-        let kept = worth_keeping(pieces.values().flatten());
+        let kept = worth_keeping(pieces.values().flatten(), full_bytes);
         let is_kept = |sections: &Vec<SectionRef>| sections.iter().all(|section| kept.contains(&section.object.path));
         pieces
             .iter()
@@ -53,7 +52,7 @@ impl Memory {
 }
 
 /// The paths of the objects that are worth keeping, for these sections.
-fn worth_keeping<'a>(sections: impl Iterator<Item = &'a SectionRef>) -> BTreeSet<String> {
+fn worth_keeping<'a>(sections: impl Iterator<Item = &'a SectionRef>, full_bytes: u64) -> BTreeSet<String> {
     let mut named: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
     for section in sections {
         let (live, length) = named.entry(&section.object.path).or_default();
@@ -61,7 +60,7 @@ fn worth_keeping<'a>(sections: impl Iterator<Item = &'a SectionRef>) -> BTreeSet
         *length = section.object.length;
     }
     named.retain(|_, (live, length)| *live * 2 >= *length);
-    let is_small = |length: u64| length < OBJECT_BYTES as u64 / 2;
+    let is_small = |length: u64| length < full_bytes / 2;
     if named.values().filter(|(_, length)| is_small(*length)).count() > SMALL_OBJECTS_MAX {
         named.retain(|_, (_, length)| !is_small(*length));
     }
@@ -74,6 +73,8 @@ mod tests {
     use weir_checkpoint::ObjectRef;
 
     use super::*;
+
+    const FULL_BYTES: u64 = 32 << 20;
 
     fn section(object: u64, object_length: u64, length: u64) -> SectionRef {
         let object = ObjectRef { path: format!("o{object}"), length: object_length, checksum: 0 };
@@ -90,9 +91,9 @@ mod tests {
         for id in 1..4 {
             memory.wrote(CheckpointId(id), Pieces::from([(key(id), vec![section(id, 100, 90)])]));
         }
-        assert_eq!(memory.reusable(CheckpointId(2)).into_keys().collect::<Vec<_>>(), [key(2)]);
-        assert!(memory.reusable(CheckpointId(1)).is_empty(), "nothing behind a base comes back");
-        assert!(memory.reusable(CheckpointId(9)).is_empty(), "a base of another attempt");
+        assert_eq!(memory.reusable(CheckpointId(2), FULL_BYTES).into_keys().collect::<Vec<_>>(), [key(2)]);
+        assert!(memory.reusable(CheckpointId(1), FULL_BYTES).is_empty(), "nothing behind a base comes back");
+        assert!(memory.reusable(CheckpointId(9), FULL_BYTES).is_empty(), "a base of another attempt");
     }
 
     proptest! {
@@ -109,7 +110,7 @@ mod tests {
                     next += 1;
                     numbers.insert(piece, next);
                 }
-                let reusable = memory.reusable(CheckpointId(id - 1));
+                let reusable = memory.reusable(CheckpointId(id - 1), FULL_BYTES);
                 let known = |number: &u64| reusable.get(&key(*number)).cloned();
                 let fresh: Vec<u64> = numbers.values().copied().filter(|number| known(number).is_none()).collect();
                 let object_length = fresh.len() as u64 * length;
@@ -119,7 +120,7 @@ mod tests {
                     pieces.values().flatten().map(|section| (section.object.path.clone(), section.object.length)).collect();
                 let full = numbers.len() as u64 * length;
                 prop_assert!(objects.values().sum::<u64>() <= 3 * full, "{objects:?} for {full} bytes");
-                let large_count = objects.values().filter(|length| **length >= OBJECT_BYTES as u64 / 2).count();
+                let large_count = objects.values().filter(|length| **length >= FULL_BYTES / 2).count();
                 prop_assert!(objects.len() - large_count <= SMALL_OBJECTS_MAX + 1, "{objects:?}");
                 memory.wrote(CheckpointId(id), pieces);
             }

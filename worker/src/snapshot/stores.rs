@@ -1,4 +1,5 @@
-//! The checkpoint stores a worker has open: one handle per address and settings, shared by all tasks.
+//! The checkpoint stores a worker has open: one handle per address and settings, shared by all tasks, and the memory for
+//! what is written to them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use weir_checkpoint::{CheckpointError, CheckpointStore, StoreOptions};
 use weir_core::Clock;
 use weir_core::random::SplitMix64;
 
+use super::buffers::ObjectBuffers;
 use super::copies::LocalCopies;
 use crate::seed::seed;
 
@@ -23,12 +25,28 @@ pub struct Stores {
     open: OpenStore,
     handles: Arc<Mutex<Handles>>,
     copies: Option<Arc<LocalCopies>>,
+    buffers: ObjectBuffers,
 }
+
+/// Memory for objects where nobody says how much there is. **Units**: bytes.
+const ALLOWANCE_BYTES: usize = 128 << 20;
 
 impl Stores {
     /// Stores that are opened with `open`.
     pub fn new(open: OpenStore) -> Self {
-        Stores { open, handles: Arc::default(), copies: None }
+        let buffers = ObjectBuffers::of_allowance(ALLOWANCE_BYTES);
+        Stores { open, handles: Arc::default(), copies: None, buffers }
+    }
+
+    /// Fills these buffers with what is uploaded.
+    pub fn with_buffers(mut self, buffers: ObjectBuffers) -> Self {
+        self.buffers = buffers;
+        self
+    }
+
+    /// The buffers of all tasks.
+    pub fn buffers(&self) -> &ObjectBuffers {
+        &self.buffers
     }
 
     /// Keeps copies of what is uploaded, and reads them first.

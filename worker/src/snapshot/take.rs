@@ -1,13 +1,14 @@
 //! What a task holds still at a barrier: plain data, handed from the task's thread to the uploader.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use weir_checkpoint::SplitState;
 use weir_core::{CheckpointId, EventTime, OperatorUid, SubtaskIndex, Value};
 use weir_operator_api::OperatorMetrics;
-use weir_state::FrozenTable;
+use weir_state::{FrozenShare, FrozenTable};
 
 use crate::input::InFlight;
 use crate::task::suspects::SuspectRows;
@@ -54,6 +55,8 @@ pub struct TaskSnapshot {
     pub in_flight: Option<InFlight>,
     /// Rows that were under suspicion and need no care behind this cut.
     pub passed: Vec<SuspectRows>,
+    /// What the state counts when it leaves the task before it is written.
+    pub held: Arc<FrozenShare>,
 }
 
 /// Names of the counters that go on after a restore, with what they count.

@@ -7,15 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow_array::RecordBatch;
-use arrow_select::concat::concat_batches;
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use weir_checkpoint::layout;
 use weir_checkpoint::state_object::SectionHeader;
 use weir_checkpoint::{
-    ChannelState, CheckpointError, CheckpointStore, Incarnation, OperatorTaskState, SectionRef, StateObjectWriter,
-    SubtaskState, TableScope, TableState, TaskState,
+    ChannelState, CheckpointError, CheckpointStore, Incarnation, OperatorTaskState, SectionRef, SubtaskState,
+    TableScope, TableState, TaskState,
 };
 use weir_core::planted::{self, planted};
 use weir_core::random::SplitMix64;
@@ -26,9 +26,9 @@ use weir_state::state_table::FreezeError;
 use weir_state::{FrozenTable, StateScope};
 
 use super::copies::{CopiedStore, LocalCopies};
-use super::encode::{SECTION_BYTES, append, encoding, of_store};
+use super::encode::{append, of_store};
 use super::in_flight;
-use super::objects::{OBJECT_BYTES, Objects, Place};
+use super::objects::{FullObject, Objects, Place};
 use super::reuse::{Memory, Pieces};
 use super::stores::Stores;
 use super::take::{OperatorSnapshot, TaskSnapshot};
@@ -206,9 +206,11 @@ impl Checkpointing {
         };
         let is_savepoint = !order.savepoint_directory.is_empty();
         // A savepoint is whole.
-        let known = if is_savepoint { Pieces::new() } else { memory.lock().reusable(order.base) };
+        let buffers = inner.stores.buffers();
+        let full_bytes = buffers.object_bytes() as u64;
+        let known = if is_savepoint { Pieces::new() } else { memory.lock().reusable(order.base, full_bytes) };
         let began = inner.clock.monotonic();
-        let (objects, full) = Objects::new(OBJECT_BYTES);
+        let (objects, full) = Objects::new(buffers.clone(), Handle::current());
         let encoding = tokio::task::spawn_blocking(move || encode_all(snapshot, channels, &known, objects));
         let uploaded = self.upload(full, &order, &mut stats).await;
         let uploaded_at = inner.clock.monotonic();
@@ -242,7 +244,7 @@ impl Checkpointing {
     /// Uploads objects as they are filled; gives the sections of each.
     async fn upload(
         &self,
-        mut full: mpsc::Receiver<StateObjectWriter>,
+        mut full: mpsc::Receiver<FullObject>,
         order: &TriggerOrder,
         stats: &mut v1::CheckpointStats,
     ) -> Result<Vec<Vec<SectionRef>>, TaskError> {
@@ -348,9 +350,9 @@ fn encode_all(
     mut objects: Objects,
 ) -> Result<Encoded, TaskError> {
     let mut operators = Vec::with_capacity(snapshot.operators.len());
-    for operator in snapshot.operators {
+    for mut operator in snapshot.operators {
         let mut tables = Vec::with_capacity(operator.tables.len());
-        for table in &operator.tables {
+        for table in &mut operator.tables {
             let pieces = encode_table(&operator.uid, table, known, &mut objects);
             tables.push(pieces.map_err(|error| TaskError { operator: Some(operator.uid.clone()), ..error })?);
         }
@@ -369,7 +371,10 @@ fn encode_all(
                     let (first_key_group, last_key_group) = (0, 0);
                     let table = in_flight::IN_FLIGHT_TABLE.to_owned();
                     let header = SectionHeader { table, rows, first_key_group, last_key_group };
-                    Some(objects.append(header, &payload)?)
+                    Some(objects.append(header, payload.len(), |buffer| {
+                        buffer.extend_from_slice(&payload);
+                        Ok(())
+                    })?)
                 }
             };
             head.channels.push(section);
@@ -387,13 +392,16 @@ fn encode_all(
 
 fn encode_table(
     uid: &OperatorUid,
-    table: &FrozenTable,
+    table: &mut FrozenTable,
     known: &Pieces,
     objects: &mut Objects,
 ) -> Result<Vec<Piece>, TaskError> {
-    let mut pieces = Vec::with_capacity(table.pieces.len());
-    let mut loose = Vec::new();
-    for piece in &table.pieces {
+    // What is written needs no memory any more.
+    let frozen = std::mem::take(&mut table.pieces);
+    let table = &*table;
+    let mut pieces = Vec::with_capacity(frozen.len());
+    let (mut loose, mut loose_bytes) = (Vec::new(), 0);
+    for piece in frozen {
         let number = piece.number();
         let earlier = number.and_then(|number| known.get(&(uid.clone(), table.name.clone(), number)));
         if let Some(earlier) = earlier {
@@ -401,36 +409,43 @@ fn encode_table(
             continue;
         }
         let unreadable = |error: FreezeError| OperatorError::internal("state cannot be put together").because(error);
-        let batches = piece.batches().map_err(|error| TaskError::of_operator(uid, &unreadable(error)))?;
-        if number.is_none() {
-            loose.extend(batches);
-            if loose.iter().map(RecordBatch::get_array_memory_size).sum::<usize>() >= SECTION_BYTES {
-                pieces.push(encode_rows(table, None, std::mem::take(&mut loose), objects)?);
+        let batches = piece.rows().map(|rows| rows.map_err(|error| TaskError::of_operator(uid, &unreadable(error))));
+        if number.is_some() {
+            let mut places = Vec::new();
+            let (mut few, mut few_bytes) = (Vec::new(), 0);
+            for rows in batches {
+                gather(table, rows?, (&mut few, &mut few_bytes), &mut places, objects)?;
             }
+            places.extend(append(&table.name, table.scope, few, objects)?);
+            pieces.push(Piece { number, place: PiecePlace::New(places) });
             continue;
         }
-        pieces.push(encode_rows(table, number, batches, objects)?);
+        let mut places = Vec::new();
+        for rows in batches {
+            gather(table, rows?, (&mut loose, &mut loose_bytes), &mut places, objects)?;
+        }
+        pieces.push(Piece { number, place: PiecePlace::New(places) });
     }
-    pieces.push(encode_rows(table, None, loose, objects)?);
+    let places = append(&table.name, table.scope, loose, objects)?;
+    pieces.push(Piece { number: None, place: PiecePlace::New(places) });
     Ok(pieces)
 }
 
-/// Many small batches become few sections.
-fn encode_rows(
+/// Many small batches become few sections; not more of them is held than makes one.
+fn gather(
     table: &FrozenTable,
-    number: Option<u64>,
-    batches: Vec<RecordBatch>,
+    rows: RecordBatch,
+    (few, few_bytes): (&mut Vec<RecordBatch>, &mut usize),
+    places: &mut Vec<Place>,
     objects: &mut Objects,
-) -> Result<Piece, TaskError> {
-    let places = match batches.as_slice() {
-        [] => Vec::new(),
-        [rows] => append(&table.name, table.scope, rows, objects)?,
-        [first, ..] => {
-            let rows = concat_batches(first.schema_ref(), &batches).map_err(|error| encoding(&table.name, &error))?;
-            append(&table.name, table.scope, &rows, objects)?
-        }
-    };
-    Ok(Piece { number, place: PiecePlace::New(places) })
+) -> Result<(), TaskError> {
+    *few_bytes += rows.get_array_memory_size();
+    few.push(rows);
+    if *few_bytes >= objects.section_bytes() {
+        places.extend(append(&table.name, table.scope, std::mem::take(few), objects)?);
+        *few_bytes = 0;
+    }
+    Ok(())
 }
 
 /// The state of an operator as it goes into a manifest, before its rows have a place.

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures::stream::{BoxStream, StreamExt};
@@ -318,6 +318,7 @@ impl TaskParts {
             cuts: self.cuts,
             freeze: Duration::ZERO,
             memory: self.environment.budget.share(),
+            frozen: Weak::new(),
             spill_after: Duration::ZERO,
             hurry: self.hurry,
             is_cutting: false,

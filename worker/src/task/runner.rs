@@ -2,15 +2,15 @@
 //! anything new, in order.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures::FutureExt;
 use weir_checkpoint::SplitState;
 use weir_core::{Barrier, CheckpointId, Clock, EdgeId, OperatorUid, StreamElement, Value};
 use weir_operator_api::{Committable, Cut, PreparedOutput, SinkReport, SinkWriter};
-use weir_state::{FrozenTable, MemoryShare, StateTable};
+use weir_state::{FrozenShare, FrozenTable, MemoryShare, StateTable};
 
 use super::chain::{Chain, Pending};
 use super::counters::{Doing, TaskCounters};
@@ -85,6 +85,8 @@ pub struct Runner {
     pub freeze: Duration,
     /// What the task holds of the worker's memory.
     pub memory: MemoryShare,
+    /// The newest cut's part of it, until that is written.
+    pub frozen: Weak<FrozenShare>,
     /// Not before this is state put on disk.
     pub spill_after: Duration,
     /// When the task stops waiting for room, because a barrier has waited long enough.
@@ -189,6 +191,9 @@ impl Runner {
 
     fn measure_state(&mut self) {
         let bytes = self.chain.state_bytes();
+        if let Some(frozen) = self.frozen.upgrade() {
+            frozen.has_left(self.memory.bytes().saturating_sub(bytes));
+        }
         self.memory.set(bytes);
         self.counters.state_bytes.store(bytes as u64, Relaxed);
     }
@@ -266,7 +271,9 @@ impl Runner {
         }
         let alignment = aligned_at.saturating_sub(began_at);
         let (freeze, passed) = (self.freeze, self.chain.passed());
-        cuts.taken(TaskSnapshot { checkpoint, operators, began_at, alignment, freeze, in_flight, passed });
+        let held = Arc::new(self.memory.frozen());
+        self.frozen = Arc::downgrade(&held);
+        cuts.taken(TaskSnapshot { checkpoint, operators, began_at, alignment, freeze, in_flight, passed, held });
         Ok(())
     }
 

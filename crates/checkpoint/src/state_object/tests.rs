@@ -24,14 +24,14 @@ fn golden_bytes() {
     let (bytes, sections) = object();
     let expected = [
         "5745495244415441", // WEIRDATA
-        "0100000000000000", // version 1
+        "0200000000000000", // version 2
         &hex(&sections[0].checksum.to_le_bytes()),
-        "0100000006000000",                 // version 1, name of 6 bytes
+        "0200000006000000",                 // version 2, name of 6 bytes
         "02000000000000000500000000000000", // 2 rows, 5 bytes
         "0300000007000000",                 // key groups 3 to 7
         "77696e646f7768656c6c6f",           // windowhello
         &hex(&sections[1].checksum.to_le_bytes()),
-        "0100000006000000",
+        "0200000006000000",
         "00000000000000000000000000000000",
         "0000000000000000",
         "74696d657273", // timers
@@ -45,7 +45,44 @@ fn golden_bytes() {
 }
 
 /// xxh3-128 of the first section of the golden object.
-const GOLDEN_CHECKSUM: &str = "72fe733d2c62daa46100d30b2ba0d81d";
+const GOLDEN_CHECKSUM: &str = "47abe40aeed60a34dcf26f1fa6aa1410";
+
+/// What version 1 wrote is read for ever.
+#[test]
+fn golden_bytes_of_version_1_are_read() {
+    let text = [
+        "57454952444154410100000000000000",
+        "1dd8a02b0bd30061a4da622c3d73fe72",
+        "01000000060000000200000000000000050000000000000003000000",
+        "0700000077696e646f7768656c6c6f",
+    ];
+    let text = text.concat();
+    let bytes: Vec<u8> =
+        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).expect("hex")).collect();
+    let sections = read_object(&bytes.into(), "a/b").expect("it is whole");
+    assert_eq!(sections, [(header("window", 2, 3, 7), Bytes::from_static(b"hello"))]);
+}
+
+#[test]
+fn object_that_goes_on_elsewhere_is_the_same_and_aligned() {
+    let write = |room: Option<usize>| {
+        let mut writer = StateObjectWriter::new();
+        writer.append(header("window", 2, 3, 7), b"hello").expect("it is good");
+        if let Some(room) = room {
+            writer.continue_in([&b"what was there"[..], &vec![7; room]].concat());
+        }
+        writer.append(header("timers", 0, 0, 0), b"").expect("it is good");
+        assert_eq!(writer.len_bytes(), object().0.len());
+        writer.finish("a/b")
+    };
+    for room in [0, 3, ALIGNMENT * 2] {
+        let (bytes, sections) = write(Some(room));
+        assert_eq!((&bytes, &sections), (&object().0, &object().1));
+        let is_aligned = bytes.as_ptr().align_offset(ALIGNMENT) == 0;
+        assert!(is_aligned || room < ALIGNMENT, "{room}");
+    }
+    assert_eq!(write(None), object());
+}
 
 #[test]
 fn sections_come_back_one_by_one_and_all_together() {
@@ -118,12 +155,12 @@ fn another_whole_section_is_not_the_one_meant() {
 fn later_versions_are_named() {
     let (bytes, _) = object();
     let mut later = bytes.to_vec();
-    later[8] = 2;
+    later[8] = 3;
     assert_eq!(read_object(&later.into(), "a").expect_err("it is newer").code(), "checkpoint-newer-format");
 
     let mut writer = StateObjectWriter::new();
     writer.append(header("t", 1, 0, 0), b"x").expect("it is good");
-    writer.bytes[32] = 2;
+    writer.bytes[32] = 3;
     let checksum = xxh3_128(&writer.bytes[32..]);
     writer.bytes[16..32].copy_from_slice(&checksum.to_le_bytes());
     let (bytes, mut sections) = writer.finish("a");

@@ -3,11 +3,12 @@
 //!
 //! A put writes an unfinished file next to its name, syncs it, links it to the name (which fails when the name is taken),
 //! unlinks the unfinished name and syncs the directories. A reader sees all of an object or none of it, also after a
-//! crash at any step; what a crash leaves is an unfinished file, which a listing shows and a sweep removes.
+//! crash at any step; what a crash leaves is an unfinished file, which a listing shows and a sweep removes. Large objects
+//! are written past the page cache where the file system can.
 
-use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::FileExt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
@@ -23,9 +24,21 @@ use super::verified::{self, RangeReader};
 use super::{CheckpointStore, ListedObject, StoreOptions, address, check, store_url_error, unix_ms};
 use crate::error::from_io;
 use crate::manifest::{MANIFEST_BYTES_MAX, ObjectRef, SectionRef};
-use crate::state_object::object_ref;
+use crate::state_object::{ALIGNMENT, object_ref};
 use crate::{CheckpointError, Result, layout};
 
+/// Smaller objects go through the page cache. **Units**: bytes.
+const DIRECT_BYTES_MIN: usize = 1 << 20;
+/// Linux's flag for writing past the page cache.
+const DIRECT: Option<i32> = if cfg!(not(target_os = "linux")) {
+    None
+} else if cfg!(any(target_arch = "x86_64", target_arch = "x86", target_arch = "riscv64")) {
+    Some(0o40_000)
+} else if cfg!(any(target_arch = "aarch64", target_arch = "arm")) {
+    Some(0o200_000)
+} else {
+    None
+};
 /// How often a put makes its directory again when a delete takes it away as empty.
 const DIRECTORY_ROUNDS_MAX: usize = 16;
 
@@ -214,7 +227,7 @@ fn put(root: &Path, name: &Path, unfinished: &Path, bytes: &Bytes) -> Result<()>
     let directory = name.parent().unwrap_or(root);
     let oldest = directory.ancestors().find(|directory| directory.exists()).unwrap_or(root).to_owned();
     let file = create(directory, unfinished).map_err(error)?;
-    let linked = write(file, bytes).map_err(error).and_then(|()| link(unfinished, name, bytes));
+    let linked = write(file, unfinished, bytes).map_err(error).and_then(|()| link(unfinished, name, bytes));
     // Whether or not it has its name now, the unfinished one goes; what cannot be unlinked is found by a sweep.
     let unlinked = fs::remove_file(unfinished).map_err(error);
     linked.and(unlinked)?;
@@ -253,9 +266,24 @@ fn create(directory: &Path, unfinished: &Path) -> io::Result<File> {
 }
 
 /// After a failed sync the file is given up: the kernel may have dropped the pages, so a second sync proves nothing.
-fn write(mut file: File, bytes: &Bytes) -> io::Result<()> {
-    file.write_all(bytes)?;
+fn write(file: File, place: &Path, bytes: &Bytes) -> io::Result<()> {
+    let written = write_past_cache(place, bytes)?;
+    file.write_all_at(&bytes[written..], written as u64)?;
     file.sync_all()
+}
+
+/// Writes the whole blocks of a large object from where they lie, if the file system can: copying what nobody is going to
+/// read soon into the page cache costs more than the disk does. Gives how many bytes it wrote.
+fn write_past_cache(place: &Path, bytes: &Bytes) -> io::Result<usize> {
+    let blocks = bytes.len() / ALIGNMENT * ALIGNMENT;
+    let is_aligned = bytes.as_ptr().align_offset(ALIGNMENT) == 0;
+    let Some(flag) = DIRECT.filter(|_| is_aligned && blocks >= DIRECT_BYTES_MIN) else { return Ok(0) };
+    let Ok(file) = OpenOptions::new().write(true).custom_flags(flag).open(place) else { return Ok(0) };
+    match file.write_all_at(&bytes[..blocks], 0) {
+        Ok(()) => Ok(blocks),
+        Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(0),
+        Err(error) => Err(error),
+    }
 }
 
 /// Makes the name durable: its directory, the directories up to the root, and up to the one that was there before.
@@ -296,4 +324,31 @@ fn walk(root: &Path, below: &str, listed: &mut Vec<ListedObject>) -> Result<()> 
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Carries b7 of the failure list: whether or not a file is written past the page cache, all of it is there.
+    #[test]
+    fn b7_objects_are_whole_however_they_lie_in_memory() {
+        let directory = tempfile::tempdir().expect("a test may make a directory");
+        let bytes: Vec<u8> = (0..(3u32 << 20)).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        let aligned = bytes.as_ptr().align_offset(ALIGNMENT);
+        let bytes = Bytes::from(bytes);
+        for (shift, length) in
+            [(0, 2 << 20), (0, (2 << 20) + 1), (0, (1 << 20) - 1), (1, 2 << 20), (512, (1 << 20) + 7)]
+        {
+            let object = bytes.slice(aligned + shift..aligned + shift + length);
+            let place = directory.path().join(format!("{shift}-{length}"));
+            let file = File::create_new(&place).expect("it is new");
+            let blocks = write_past_cache(&place, &object).expect("there is room");
+            assert!(
+                blocks == 0 || shift == 0 && blocks == length / ALIGNMENT * ALIGNMENT && length >= DIRECT_BYTES_MIN
+            );
+            write(file, &place, &object).expect("there is room");
+            assert!(fs::read(&place).expect("it is there") == object, "{length} bytes from {shift} on");
+        }
+    }
 }

@@ -21,6 +21,7 @@ use arrow_select::concat::concat_batches;
 use weir_core::{Batch, ChangeKind, EventTime, OutputTag};
 use weir_graph::WindowSpec;
 use weir_operator_api::{Operator, OperatorError, Output, Progress, Result};
+use weir_state::state_table::FrozenBatches;
 use weir_state::{FrozenPiece, FrozenTable, StateSpace, StateStores, StateTable};
 
 use super::groups::{Groups, Shape};
@@ -511,14 +512,16 @@ fn frozen_layer<'a>(
 /// A run, which is read beside the stream; it stays on disk as long.
 fn frozen_run(run: Arc<Run>, layout: SliceRowsLayout) -> FrozenPiece {
     let number = run.number();
-    let rows = move || {
-        let of_group = |group: u32| {
+    let batches = move || {
+        let (run, layout) = (run.clone(), layout.clone());
+        let groups: Vec<u32> = run.key_groups().collect();
+        let of_group = move |group: u32| {
             // Values may be small.
             let values: Vec<_> = run.read(group).collect::<Result<_>>()?;
             let rows = concat_batches(values[0].schema_ref(), &values)?;
-            layout.to_checkpoint(&rows, group, run.slice_start())
+            Ok(layout.to_checkpoint(&rows, group, run.slice_start())?)
         };
-        Ok(run.key_groups().map(of_group).collect::<Result<_>>()?)
+        Box::new(groups.into_iter().map(of_group)) as FrozenBatches
     };
-    FrozenPiece::Numbered(number, Arc::new(rows))
+    FrozenPiece::NumberedBatches(number, Arc::new(batches))
 }

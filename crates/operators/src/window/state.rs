@@ -38,7 +38,7 @@ impl Place {
 
     /// The key groups of some keys of a table.
     pub(crate) fn key_groups(&self, keys: &KeyTable, ids: &[u32]) -> Vec<u32> {
-        ids.iter().map(|id| group_of(keys.hash_of(*id), self.key_group_count)).collect()
+        keys.map_hashes(ids, |hash| group_of(hash, self.key_group_count))
     }
 
     /// The key groups of keys as columns; without columns there is one key.

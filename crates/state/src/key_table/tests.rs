@@ -100,6 +100,7 @@ proptest! {
             let mut hashes = Vec::new();
             hash_columns(&read, &mut hashes).expect("columns are keys");
             let ids: Vec<u32> = model.values().copied().collect();
+            prop_assert_eq!(&table.map_hashes(&ids, |hash| hash), &hashes);
             prop_assert_eq!(ids.iter().map(|id| table.hash_of(*id)).collect::<Vec<_>>(), hashes);
         }
     }
