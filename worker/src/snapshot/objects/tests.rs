@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tokio::runtime::Runtime;
+use weir_core::Clock;
+use weir_testkit::SystemClock;
 
 use super::*;
 
@@ -63,7 +65,7 @@ async fn upload(
         let now = held.now.fetch_add(object.len_bytes(), SeqCst) + object.len_bytes();
         held.most.fetch_max(now, SeqCst);
         assert!(buffers.lent() <= 3);
-        tokio::time::sleep(Duration::from_micros(300)).await;
+        SystemClock::default().sleep(Duration::from_micros(300)).await;
         let (bytes, sections) = object.finish("x");
         held.now.fetch_sub(bytes.len(), SeqCst);
         seen.push(sections.len());
@@ -134,7 +136,7 @@ fn b10_store_that_stands_still_holds_back_no_more_than_the_allowance() {
         let mut before = usize::MAX;
         while before != written.load(SeqCst) || buffers.lent() < 3 {
             before = written.load(SeqCst);
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            SystemClock::default().sleep(Duration::from_millis(50)).await;
         }
     };
     runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), still).await }).expect("it stands still");
