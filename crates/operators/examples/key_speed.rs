@@ -86,7 +86,7 @@ fn feed(operator: &mut dyn Operator, rows: std::ops::Range<u64>, key: impl Fn(u6
         while progress == Progress::More {
             progress = operator.resume(out).expect("resume succeeds");
         }
-        let mut progress = operator.on_watermark(EventTime(end as i64), out).expect("on_watermark succeeds");
+        let mut progress = operator.on_watermark(EventTime(end as i64 - 1), out).expect("on_watermark succeeds");
         while progress == Progress::More {
             progress = operator.resume(out).expect("resume succeeds");
         }

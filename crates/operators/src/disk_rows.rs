@@ -23,7 +23,7 @@ use weir_state::{FrozenPiece, StateStores};
 use crate::key_filter::Place;
 use crate::key_ids::KeyIds;
 use crate::key_page::Entry;
-use crate::key_run::{KeyRun, RunBuilder, merge};
+use crate::key_run::{FileWriter, KeyRun, Pages, RunBuilder, merge};
 use crate::row_codec::RowCodec;
 use crate::state_rows::{BATCH_ROWS, Layout, group_of};
 
@@ -151,7 +151,7 @@ impl Merged {
 
     fn write(
         &mut self,
-        into: &mut RunBuilder,
+        (run, file): (&mut RunBuilder, &mut FileWriter),
         rest: &RowCodec,
         is_over: impl Fn(&[ArrayRef], usize) -> bool,
     ) -> Result<()> {
@@ -159,7 +159,7 @@ impl Merged {
         let rows = self.hashes.iter().zip(self.keys.iter()).zip(self.rest.iter()).enumerate();
         for (row, ((hash, key), rest)) in rows {
             if !is_over(&columns, row) {
-                into.push(Entry { hash: *hash, key, rest })?;
+                run.push(Entry { hash: *hash, key, rest }, file)?;
             }
         }
         self.hashes.clear();
@@ -254,32 +254,32 @@ impl DiskRows {
         let mut order: Vec<(u64, u32)> = ids.map(|id| (keys.hash_of(id), id)).collect();
         order.sort_unstable();
         let count = order.len();
-        let mut new: Vec<(usize, KeyRun)> = Vec::new();
+        let mut file = FileWriter::new(&self.stores)?;
+        let mut new: Vec<(usize, Pages)> = Vec::new();
         let mut left = order.as_slice();
         while let Some((hash, _)) = left.first() {
             let shard = self.shard_of(*hash);
             let rows = self.starts.get(shard).map_or(left.len(), |end| left.partition_point(|(hash, _)| hash < end));
             let of_shard;
             (of_shard, left) = left.split_at(rows);
-            new.extend(self.write(keys, of_shard, &rest, end)?.map(|run| (shard, run)));
+            let mut run = RunBuilder::new(of_shard.len(), end);
+            self.write(keys, of_shard, &rest, (&mut run, &mut file))?;
+            new.extend(run.finish(&mut file)?.map(|run| (shard, run)));
         }
-        new.into_iter().for_each(|(shard, run)| {
-            let at = self.shards[shard].runs.len();
-            self.insert(shard, at, run);
-        });
+        let file = file.finish()?;
+        new.into_iter().for_each(|(shard, run)| self.add(shard, KeyRun::new(&file, run)));
         self.to_merge = MERGED_PER_ROW * count;
         Ok(())
     }
 
-    /// Writes rows as a run.
+    /// Writes rows to a run.
     fn write(
         &self,
         keys: &KeyIds,
         rows: &[(u64, u32)],
         rest: &impl Fn(&[u32]) -> Result<Vec<ArrayRef>>,
-        end: i64,
-    ) -> Result<Option<KeyRun>> {
-        let mut run = RunBuilder::new(&self.stores, rows.len(), end)?;
+        (run, file): (&mut RunBuilder, &mut FileWriter),
+    ) -> Result<()> {
         let mut ids: Vec<u32> = Vec::with_capacity(CHUNK_ROWS.min(rows.len()));
         for rows in rows.chunks(CHUNK_ROWS) {
             ids.clear();
@@ -292,16 +292,17 @@ impl DiskRows {
             for (row, (hash, _)) in rows.iter().enumerate() {
                 let rest = rest.as_ref().map(|rest| rest.row(row));
                 let rest = rest.as_ref().map_or(&[][..], |rest| rest.data());
-                run.push(Entry { hash: *hash, key: keys.row(row).data(), rest })?;
+                run.push(Entry { hash: *hash, key: keys.row(row).data(), rest }, file)?;
             }
         }
-        run.finish()
+        Ok(())
     }
 
-    fn insert(&mut self, shard: usize, at: usize, run: KeyRun) {
+    /// Makes a run the newest of its shard.
+    fn add(&mut self, shard: usize, run: KeyRun) {
         let first_piece = self.next_piece;
         self.next_piece += run.page_count() as u64;
-        self.shards[shard].runs.insert(at, NumberedRun { run: Arc::new(run), first_piece });
+        self.shards[shard].runs.push(NumberedRun { run: Arc::new(run), first_piece });
     }
 
     /// What is here of some keys, which must be different ones. It stays here until it is put away anew, or over.
@@ -376,22 +377,24 @@ impl DiskRows {
         let runs = &self.shards[shard].runs[first..];
         let rows_max = runs.iter().map(|run| run.run.row_count()).sum();
         let end = runs.iter().map(|run| run.run.end()).max().unwrap_or(FOREVER);
-        let mut into = RunBuilder::new(&self.stores, rows_max, end)?;
         let runs = runs.iter().map(|run| run.run.as_ref());
+        let (mut into, mut file) = (RunBuilder::new(rows_max, end), FileWriter::new(&self.stores)?);
         match self.format.rest.as_ref().filter(|_| end < FOREVER) {
-            None => merge(runs, |entry| into.push(entry))?,
+            None => merge(runs, |entry| into.push(entry, &mut file))?,
             Some(rest) => {
                 let mut merged = Merged::default();
                 merge(runs, |entry| {
                     merged.push(entry);
-                    if merged.hashes.len() < CHUNK_ROWS { Ok(()) } else { merged.write(&mut into, rest, is_over) }
+                    let is_full = merged.hashes.len() >= CHUNK_ROWS;
+                    if is_full { merged.write((&mut into, &mut file), rest, is_over) } else { Ok(()) }
                 })?;
-                merged.write(&mut into, rest, is_over)?;
+                merged.write((&mut into, &mut file), rest, is_over)?;
             }
         }
-        let run = into.finish()?;
+        let run = into.finish(&mut file)?;
+        let file = file.finish()?;
         self.shards[shard].runs.truncate(first);
-        run.into_iter().for_each(|run| self.insert(shard, first, run));
+        run.into_iter().for_each(|run| self.add(shard, KeyRun::new(&file, run)));
         Ok(())
     }
 

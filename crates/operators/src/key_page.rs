@@ -60,9 +60,8 @@ impl PageWriter {
         self.hashes.first().copied()
     }
 
-    /// The page, after which the next one begins.
-    pub(crate) fn finish(&mut self) -> Vec<u8> {
-        let mut page = Vec::with_capacity(self.size() + self.ends.len() * ENDS_BYTES);
+    /// Writes the page, after which the next one begins.
+    pub(crate) fn finish(&mut self, page: &mut Vec<u8>) {
         let (key_width, rest_width) = self.widths.unwrap_or((VARYING, 0));
         [self.hashes.len() as u32, key_width, rest_width].iter().for_each(|n| page.extend_from_slice(&n.to_le_bytes()));
         self.hashes.iter().for_each(|hash| page.extend_from_slice(&hash.to_le_bytes()));
@@ -74,7 +73,6 @@ impl PageWriter {
         self.hashes.clear();
         self.ends.clear();
         self.bytes.clear();
-        page
     }
 }
 
@@ -191,7 +189,8 @@ mod tests {
             let mut writer = PageWriter::default();
             for round in 0..2 {
                 rows.iter().for_each(|((hash, key), rest)| writer.push(Entry { hash: *hash, key, rest }));
-                let bytes = writer.finish();
+                let mut bytes = Vec::new();
+                writer.finish(&mut bytes);
                 let page = Page::read(bytes.as_slice()).expect("it was written so");
                 let expected: Vec<Entry<'_>> =
                     rows.iter().map(|((hash, key), rest)| Entry { hash: *hash, key, rest }).collect();

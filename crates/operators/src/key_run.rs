@@ -1,125 +1,166 @@
-//! A run of rows on disk that never changes, in order of the hashes of their keys: pages in the state store, and in memory
-//! where each page begins and a filter of the keys. `disk_rows` writes, asks, and merges them.
+//! A run of rows on disk that never changes, in order of the hashes of their keys: pages in a file of the state store, and
+//! in memory where each page begins and a filter of the keys. `disk_rows` writes, asks, and merges them.
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::Arc;
 
 use weir_operator_api::Result;
-use weir_state::store::Entries;
-use weir_state::{StateSpace, StateStores};
+use weir_state::StateStores;
+use weir_state::store::StateFile;
 
 use crate::key_filter::{KeyFilter, Place};
 use crate::key_page::{Entry, Page, PageWriter};
-use crate::row_run::lost;
 
 /// Size at which a page is closed: what one look-up reads. **Units**: bytes.
 const PAGE_BYTES: usize = if cfg!(test) { 100 } else { 4096 };
-/// Pages that are read or written at once.
+/// Pages that are read at once.
 const PAGES_AT_ONCE: usize = if cfg!(test) { 2 } else { 64 };
+/// What is written at once. **Units**: bytes.
+const WRITE_BYTES: usize = if cfg!(test) { 300 } else { 256 << 10 };
 
-/// Rows in order of the hashes of their keys; no key twice. Its pages are deleted with it.
+/// Rows in order of the hashes of their keys; no key twice.
 #[derive(Debug)]
 pub(crate) struct KeyRun {
-    space: StateSpace,
+    /// Runs that were written together are in one file, which goes with the last of them.
+    file: Arc<dyn StateFile>,
+    pages: Pages,
+}
+
+/// What is known in memory of the pages of a run.
+#[derive(Debug)]
+pub(crate) struct Pages {
     /// The hash of the first row of each page.
     firsts: Vec<u64>,
+    /// Where each page begins in the file, and where the last one ends.
+    places: Vec<u64>,
     filter: KeyFilter,
     row_count: usize,
     /// When all rows are over.
     end: i64,
 }
 
-/// Writes a run, row by row.
+/// Writes a file of runs.
+pub(crate) struct FileWriter {
+    file: Box<dyn StateFile>,
+    /// Where the next page begins.
+    at: u64,
+    /// What is to be written.
+    full: Vec<u8>,
+}
+
+impl FileWriter {
+    /// Begins a file.
+    ///
+    /// **Errors**: the store cannot write.
+    pub(crate) fn new(stores: &StateStores) -> Result<Self> {
+        Ok(FileWriter { file: stores.file()?, at: 0, full: Vec::with_capacity(WRITE_BYTES + 2 * PAGE_BYTES) })
+    }
+
+    fn push(&mut self, page: &mut PageWriter) -> Result<()> {
+        let before = self.full.len();
+        page.finish(&mut self.full);
+        self.at += (self.full.len() - before) as u64;
+        if self.full.len() >= WRITE_BYTES { self.write() } else { Ok(()) }
+    }
+
+    fn write(&mut self) -> Result<()> {
+        self.file.append(&self.full)?;
+        self.full.clear();
+        Ok(())
+    }
+
+    /// The file, for the runs in it.
+    ///
+    /// **Errors**: the store cannot write.
+    pub(crate) fn finish(mut self) -> Result<Arc<dyn StateFile>> {
+        self.write()?;
+        Ok(Arc::from(self.file))
+    }
+}
+
+/// Collects a run, row by row.
 pub(crate) struct RunBuilder {
-    run: KeyRun,
+    pages: Pages,
     page: PageWriter,
     last: u64,
-    /// Pages that are to be written.
-    full: Entries,
 }
 
 impl RunBuilder {
     /// Begins a run of at most so many rows, which are all over at `end`.
-    ///
-    /// **Errors**: the store cannot be opened.
-    pub(crate) fn new(stores: &StateStores, rows_max: usize, end: i64) -> Result<Self> {
+    pub(crate) fn new(rows_max: usize, end: i64) -> Self {
         let filter = KeyFilter::for_keys(rows_max);
-        let run = KeyRun { space: stores.space()?, firsts: Vec::new(), filter, row_count: 0, end };
-        Ok(RunBuilder { run, page: PageWriter::default(), last: 0, full: Entries::new() })
+        let pages = Pages { firsts: Vec::new(), places: Vec::new(), filter, row_count: 0, end };
+        RunBuilder { pages, page: PageWriter::default(), last: 0 }
     }
 
     /// Adds a row, whose hash is none below that of the row before.
     ///
     /// **Errors**: the store cannot write.
     #[inline]
-    pub(crate) fn push(&mut self, entry: Entry<'_>) -> Result<()> {
+    pub(crate) fn push(&mut self, entry: Entry<'_>, file: &mut FileWriter) -> Result<()> {
         // Rows with one hash lie on one page, so that a look-up reads one.
         if self.page.size() >= PAGE_BYTES && entry.hash != self.last {
-            self.close_page();
-            if self.full.len() >= PAGES_AT_ONCE {
-                self.write()?;
-            }
+            self.close_page(file)?;
         }
         self.last = entry.hash;
-        self.run.row_count += 1;
-        self.run.filter.insert(entry.hash);
+        self.pages.row_count += 1;
+        self.pages.filter.insert(entry.hash);
         self.page.push(entry);
         Ok(())
     }
 
-    fn close_page(&mut self) {
-        if let Some(first) = self.page.first() {
-            self.full.push((page_key(self.run.firsts.len()), self.page.finish()));
-            self.run.firsts.push(first);
-        }
-    }
-
-    fn write(&mut self) -> Result<()> {
-        Ok(self.run.space.put(std::mem::take(&mut self.full))?)
+    fn close_page(&mut self, file: &mut FileWriter) -> Result<()> {
+        self.pages.firsts.extend(self.page.first());
+        self.pages.places.push(file.at);
+        file.push(&mut self.page)
     }
 
     /// The run, if it has rows.
     ///
-    /// **Errors**: the store cannot write; nothing stays there then.
-    pub(crate) fn finish(mut self) -> Result<Option<KeyRun>> {
-        self.close_page();
-        if self.run.row_count == 0 {
+    /// **Errors**: the store cannot write.
+    pub(crate) fn finish(mut self, file: &mut FileWriter) -> Result<Option<Pages>> {
+        if self.pages.row_count == 0 {
             return Ok(None);
         }
-        self.write()?;
-        self.run.firsts.shrink_to_fit();
-        self.run.filter.shrink(self.run.row_count);
-        Ok(Some(self.run))
+        self.close_page(file)?;
+        self.pages.places.push(file.at);
+        self.pages.firsts.shrink_to_fit();
+        self.pages.places.shrink_to_fit();
+        self.pages.filter.shrink(self.pages.row_count);
+        Ok(Some(self.pages))
     }
-}
-
-fn page_key(page: usize) -> Vec<u8> {
-    (page as u32).to_be_bytes().to_vec()
 }
 
 impl KeyRun {
+    /// A run that was written to this file.
+    pub(crate) fn new(file: &Arc<dyn StateFile>, pages: Pages) -> Self {
+        KeyRun { file: Arc::clone(file), pages }
+    }
+
     pub(crate) fn row_count(&self) -> usize {
-        self.row_count
+        self.pages.row_count
     }
 
     pub(crate) fn page_count(&self) -> usize {
-        self.firsts.len()
+        self.pages.firsts.len()
     }
 
     /// When all rows are over.
     pub(crate) fn end(&self) -> i64 {
-        self.end
+        self.pages.end
     }
 
     /// Bytes of memory held.
     pub(crate) fn size_bytes(&self) -> usize {
-        size_of::<KeyRun>() + self.filter.size_bytes() + self.firsts.capacity() * size_of::<u64>()
+        let words = self.pages.firsts.capacity() + self.pages.places.capacity();
+        size_of::<KeyRun>() + self.pages.filter.size_bytes() + words * size_of::<u64>()
     }
 
     /// Whether a key may be here.
     #[inline]
     pub(crate) fn may_hold(&self, place: Place) -> bool {
-        self.filter.may_hold(place)
+        self.pages.filter.may_hold(place)
     }
 
     /// Looks for keys, in order of their hashes: calls `hit` with the number of each that is here and what is behind it.
@@ -131,36 +172,41 @@ impl KeyRun {
         key: impl Fn(usize) -> &'k [u8],
         mut hit: impl FnMut(usize, &[u8]),
     ) -> Result<()> {
-        let mut on_page: Vec<(usize, u64, usize)> = Vec::new();
+        let (mut bytes, mut read) = (Vec::with_capacity(2 * PAGE_BYTES), 0);
         for (hash, number) in wanted {
-            let page = self.firsts.partition_point(|first| *first <= hash);
-            if page > 0 {
-                on_page.push((page - 1, hash, number));
+            let page = self.pages.firsts.partition_point(|first| *first <= hash);
+            if page == 0 {
+                continue;
             }
-        }
-        let mut by_page = on_page.chunk_by(|a, b| a.0 == b.0).peekable();
-        while by_page.peek().is_some() {
-            let wanted: Vec<&[(usize, u64, usize)]> = by_page.by_ref().take(PAGES_AT_ONCE).collect();
-            let keys: Vec<[u8; 4]> = wanted.iter().map(|of_page| (of_page[0].0 as u32).to_be_bytes()).collect();
-            for (of_page, page) in wanted.into_iter().zip(self.space.get(&keys)?) {
-                let page = page.ok_or_else(lost)?;
-                let page = Page::read(page.as_slice())?;
-                for (_, hash, number) in of_page {
-                    if let Some(rest) = page.find(*hash, key(*number)) {
-                        hit(*number, rest);
-                    }
-                }
+            if page != read {
+                self.read_bytes(page - 1..page, &mut bytes)?;
+                read = page;
+            }
+            if let Some(rest) = Page::read(bytes.as_slice())?.find(hash, key(number)) {
+                hit(number, rest);
             }
         }
         Ok(())
+    }
+
+    fn read_bytes(&self, pages: Range<usize>, into: &mut Vec<u8>) -> Result<()> {
+        let (start, end) = (self.pages.places[pages.start], self.pages.places[pages.end]);
+        into.resize((end - start) as usize, 0);
+        Ok(self.file.read_at(start, into)?)
     }
 
     /// Some of its pages.
     ///
     /// **Errors**: the store cannot read.
     fn read(&self, pages: Range<usize>) -> Result<Vec<Page<Vec<u8>>>> {
-        let keys: Vec<Vec<u8>> = pages.map(page_key).collect();
-        self.space.get(&keys)?.into_iter().map(|page| Page::read(page.ok_or_else(lost)?)).collect()
+        let mut bytes = Vec::new();
+        self.read_bytes(pages.clone(), &mut bytes)?;
+        let places = &self.pages.places[pages.start..=pages.end];
+        let page = |place: &[u64]| {
+            let [start, end] = [place[0], place[1]].map(|at| (at - places[0]) as usize);
+            Page::read(bytes[start..end].to_vec())
+        };
+        places.windows(2).map(page).collect()
     }
 
     /// Some of its pages, a few at a time.

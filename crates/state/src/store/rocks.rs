@@ -8,7 +8,11 @@ use rocksdb::{
     WriteBufferManager, WriteOptions,
 };
 
-use super::{Entries, Result, StateStore, StateStoreError};
+use super::files::Directory;
+use super::{Entries, Result, StateFile, StateStore, StateStoreError};
+
+/// Where its files lie, below its own directory.
+const FILES: &str = "files";
 
 /// Values from this size on lie in blob files. **Units**: bytes.
 const BLOB_BYTES_MIN: u64 = 4 << 10;
@@ -18,6 +22,7 @@ const BLOB_FILE_BYTES: u64 = 64 << 20;
 /// A RocksDB in a directory of its own.
 pub struct RocksStore {
     db: DB,
+    files: Directory,
     place: String,
     write: WriteOptions,
 }
@@ -39,7 +44,9 @@ impl RocksStore {
         })?;
         let mut write = WriteOptions::default();
         write.disable_wal(true);
-        Ok(RocksStore { db, place, write })
+        // Only now is it sure that no other process uses them.
+        let files = Directory::open(directory.join(FILES))?;
+        Ok(RocksStore { db, files, place, write })
     }
 
     fn failed(&self, doing: &'static str) -> impl Fn(rocksdb::Error) -> StateStoreError + '_ {
@@ -112,9 +119,14 @@ impl StateStore for RocksStore {
         self.db.write_opt(batch, &self.write).map_err(self.failed("delete"))
     }
 
+    fn file(&self) -> Result<Box<dyn StateFile>> {
+        self.files.file()
+    }
+
     fn size_bytes(&self) -> u64 {
         let property = |name: &str| self.db.property_int_value(name).ok().flatten().unwrap_or(0);
-        property("rocksdb.total-sst-files-size")
+        self.files.size_bytes()
+            + property("rocksdb.total-sst-files-size")
             + property("rocksdb.total-blob-file-size")
             + property("rocksdb.cur-size-all-mem-tables")
     }
