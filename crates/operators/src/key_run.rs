@@ -172,18 +172,18 @@ impl KeyRun {
         key: impl Fn(usize) -> &'k [u8],
         mut hit: impl FnMut(usize, &[u8]),
     ) -> Result<()> {
-        let (mut bytes, mut read) = (Vec::with_capacity(2 * PAGE_BYTES), 0);
-        for (hash, number) in wanted {
-            let page = self.pages.firsts.partition_point(|first| *first <= hash);
-            if page == 0 {
-                continue;
+        let page_of = |hash: u64| self.pages.firsts.partition_point(|first| *first <= hash).checked_sub(1);
+        let mut wanted = wanted.map(|(hash, number)| (page_of(hash), hash, number)).peekable();
+        let mut bytes = Vec::with_capacity(2 * PAGE_BYTES);
+        while let Some((place, ..)) = wanted.peek().copied() {
+            if let Some(place) = place {
+                self.read_bytes(place..place + 1, &mut bytes)?;
             }
-            if page != read {
-                self.read_bytes(page - 1..page, &mut bytes)?;
-                read = page;
-            }
-            if let Some(rest) = Page::read(bytes.as_slice())?.find(hash, key(number)) {
-                hit(number, rest);
+            let page = if place.is_some() { Some(Page::read(bytes.as_slice())?) } else { None };
+            while let Some((_, hash, number)) = wanted.next_if(|next| next.0 == place) {
+                if let Some(rest) = page.as_ref().and_then(|page| page.find(hash, key(number))) {
+                    hit(number, rest);
+                }
             }
         }
         Ok(())
