@@ -13,7 +13,7 @@ use crate::key_filter::{KeyFilter, Place};
 use crate::key_page::{Entry, Page, PageWriter};
 
 /// Size at which a page is closed: what one look-up reads. **Units**: bytes.
-const PAGE_BYTES: usize = if cfg!(test) { 100 } else { 4096 };
+const PAGE_BYTES: usize = if cfg!(test) { 100 } else { 2048 };
 /// Pages that are read at once.
 const PAGES_AT_ONCE: usize = if cfg!(test) { 2 } else { 64 };
 /// What is written at once. **Units**: bytes.
