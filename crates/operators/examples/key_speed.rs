@@ -143,13 +143,15 @@ fn main() {
         let mut fields = input().fields().to_vec();
         fields.push(Arc::new(Field::new("kind", DataType::Int8, false)));
         let output = Arc::new(Schema::new_with_metadata(fields, input().metadata().clone()));
-        let mut operator = last_by_key::create(&last, &context(stores.clone(), output)).expect("the descriptor is right");
+        let mut operator =
+            last_by_key::create(&last, &context(stores.clone(), output)).expect("the descriptor is right");
         measure("last", operator.as_mut(), &stores);
     }
     if is_wanted("first") {
         let stores = stores("first");
         let first = FirstByKey { key: vec!["k".to_owned()], state_ttl: None };
-        let mut operator = first_by_key::create(&first, &context(stores.clone(), input())).expect("the descriptor is right");
+        let mut operator =
+            first_by_key::create(&first, &context(stores.clone(), input())).expect("the descriptor is right");
         measure("first", operator.as_mut(), &stores);
     }
 }

@@ -333,10 +333,14 @@ impl DiskRows {
                 let mut hits: Vec<usize> = Vec::new();
                 let of_run = (start..end).filter(|at| wanted[*at].runs & run_bit(run) != 0);
                 let of_run = of_run.map(|at| (wanted[at].hash, at));
-                numbered.run.find(of_run, |at| encoded.row(at).data(), |at, rest| {
-                    hits.push(at);
-                    values.push(rest);
-                })?;
+                numbered.run.find(
+                    of_run,
+                    |at| encoded.row(at).data(),
+                    |at, rest| {
+                        hits.push(at);
+                        values.push(rest);
+                    },
+                )?;
                 hits.iter().for_each(|at| wanted[*at].runs = 0);
                 found.ids.extend(hits.iter().map(|at| ids[*at]));
             }
