@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, IteratorMode, Options, ReadOptions, WriteBatch,
-    WriteBufferManager, WriteOptions,
+    BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, DataBlockIndexType, IteratorMode, Options,
+    ReadOptions, WriteBatch, WriteBufferManager, WriteOptions,
 };
 
 use super::files::Directory;
@@ -16,6 +16,10 @@ const FILES: &str = "files";
 
 /// Values from this size on lie in blob files. **Units**: bytes.
 const BLOB_BYTES_MIN: u64 = 4 << 10;
+/// The only one, named for calls that ask for a name.
+const COLUMN: &str = "default";
+/// Size of the parts of indexes and filters. **Units**: bytes.
+const METADATA_BLOCK_BYTES: usize = 4 << 10;
 /// Size at which a blob file is closed. **Units**: bytes.
 const BLOB_FILE_BYTES: u64 = 64 << 20;
 
@@ -36,7 +40,8 @@ impl RocksStore {
         let place = directory.display().to_string();
         let options = options(memory);
         let destroyed = if directory.exists() { DB::destroy(&options, directory) } else { Ok(()) };
-        let opened = destroyed.and_then(|()| DB::open(&options, directory));
+        let opened =
+            destroyed.and_then(|()| DB::open_cf_with_opts(&options, directory, [(COLUMN, options.clone())]));
         let db = opened.map_err(|error| StateStoreError {
             place: place.clone(),
             doing: "open",
@@ -59,8 +64,14 @@ fn options(memory: usize) -> Options {
     let cache = Cache::new_lru_cache((memory - memory / 2).max(8 << 20));
     let mut blocks = BlockBasedOptions::default();
     blocks.set_block_cache(&cache);
+    // Filters and indexes of many keys are larger than the cache. In small parts, a look-up reads only what it needs of them.
     blocks.set_cache_index_and_filter_blocks(true);
+    blocks.set_cache_index_and_filter_blocks_with_high_priority(true);
+    blocks.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    blocks.set_partition_filters(true);
+    blocks.set_metadata_block_size(METADATA_BLOCK_BYTES);
     blocks.set_bloom_filter(10.0, false);
+    blocks.set_data_block_index_type(DataBlockIndexType::BinaryAndHash);
     let mut options = Options::default();
     options.create_if_missing(true);
     options.set_block_based_table_factory(&blocks);
@@ -88,7 +99,9 @@ impl StateStore for RocksStore {
     }
 
     fn get(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>> {
-        self.db.multi_get(keys).into_iter().map(|found| found.map_err(self.failed("read"))).collect()
+        let column = self.db.cf_handle(COLUMN).expect("the store was opened with it");
+        let found = self.db.batched_multi_get_cf(column, keys, keys.is_sorted());
+        found.into_iter().map(|found| Ok(found.map_err(self.failed("read"))?.map(|value| value.to_vec()))).collect()
     }
 
     fn range(&self, from: &[u8], to: &[u8], count: usize) -> Result<Entries> {
