@@ -289,3 +289,69 @@ pub(crate) fn merge<'r>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Keys behind their hashes, of which many meet, and what is behind them.
+    type Rows = BTreeMap<(u64, Vec<u8>), Vec<u8>>;
+
+    fn rows() -> impl Strategy<Value = Rows> {
+        let key = (0u64..12, prop::collection::vec(0u8..4, 0..4));
+        prop::collection::btree_map(key, prop::collection::vec(any::<u8>(), 0..9), 0..80)
+    }
+
+    fn write(stores: &StateStores, rows: &Rows) -> Option<KeyRun> {
+        let mut file = FileWriter::new(stores).expect("the store is there");
+        // The first run of a file is not the one that is looked at.
+        let mut before = RunBuilder::new(1, 0);
+        before.push(Entry { hash: 1, key: b"other", rest: b"" }, &mut file).expect("there is room");
+        before.finish(&mut file).expect("there is room");
+        let mut run = RunBuilder::new(rows.len(), 0);
+        for ((hash, key), rest) in rows {
+            run.push(Entry { hash: *hash, key, rest }, &mut file).expect("there is room");
+        }
+        let run = run.finish(&mut file).expect("there is room");
+        let file = file.finish().expect("there is room");
+        run.map(|run| KeyRun::new(&file, run))
+    }
+
+    proptest! {
+        /// Every key is found with what is behind it, and no other, also where many keys have one hash.
+        #[test]
+        fn keys_are_found(rows in rows(), others in rows()) {
+            let stores = StateStores::in_memory();
+            let Some(run) = write(&stores, &rows) else { return Ok(()) };
+            prop_assert_eq!(run.row_count(), rows.len());
+            prop_assert!(rows.keys().all(|(hash, _)| run.may_hold(Place::of(*hash))));
+            let wanted: Vec<&(u64, Vec<u8>)> = rows.keys().chain(others.keys()).collect::<std::collections::BTreeSet<_>>().into_iter().collect();
+            let mut found = BTreeMap::new();
+            let numbered = wanted.iter().enumerate().map(|(number, key)| (key.0, number));
+            run.find(numbered, |number| &wanted[number].1, |number, rest| {
+                found.insert(wanted[number].clone(), rest.to_vec());
+            }).expect("it is there");
+            prop_assert_eq!(&found, &rows);
+            drop(run);
+            prop_assert_eq!(stores.size_bytes(), 0);
+        }
+
+        /// Merged runs are the rows of all of them, once each, in order, those of newer runs before those of older ones.
+        #[test]
+        fn newer_rows_win(runs in prop::collection::vec(rows(), 1..5)) {
+            let stores = StateStores::in_memory();
+            let written: Vec<KeyRun> = runs.iter().filter_map(|rows| write(&stores, rows)).collect();
+            let mut merged = Vec::new();
+            merge(written.iter(), |entry| {
+                merged.push(((entry.hash, entry.key.to_vec()), entry.rest.to_vec()));
+                Ok(())
+            }).expect("they are there");
+            let expected: Rows = runs.into_iter().flatten().collect();
+            prop_assert_eq!(merged, expected.into_iter().collect::<Vec<_>>());
+        }
+    }
+}

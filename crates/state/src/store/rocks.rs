@@ -40,8 +40,7 @@ impl RocksStore {
         let place = directory.display().to_string();
         let options = options(memory);
         let destroyed = if directory.exists() { DB::destroy(&options, directory) } else { Ok(()) };
-        let opened =
-            destroyed.and_then(|()| DB::open_cf_with_opts(&options, directory, [(COLUMN, options.clone())]));
+        let opened = destroyed.and_then(|()| DB::open_cf_with_opts(&options, directory, [(COLUMN, options.clone())]));
         let db = opened.map_err(|error| StateStoreError {
             place: place.clone(),
             doing: "open",
