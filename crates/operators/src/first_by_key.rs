@@ -19,7 +19,7 @@ use weir_graph::descriptor;
 use weir_operator_api::{Operator, OperatorContext, OperatorError, Output, Progress, Result};
 use weir_state::{FrozenPiece, FrozenTable, StateTable};
 
-use crate::disk_rows::{DiskRows, FOREVER, PART_ROWS};
+use crate::disk_rows::{DiskRows, FOREVER};
 use crate::expiry::TOUCHED;
 use crate::key_ids::KeyIds;
 use crate::row_codec::RowCodec;
@@ -42,7 +42,7 @@ pub fn create(first: &descriptor::FirstByKey, context: &OperatorContext) -> Resu
     // Tables of a job with a time to live say when keys were heard of.
     let emitted = Layout::keyed(EMITTED_KEYS, keys.state_columns(input).collect()).passing_over(TOUCHED);
     Ok(Box::new(FirstByKey {
-        disk: DiskRows::new(context.stores.clone(), emitted.schema(), key_columns.len())?,
+        disk: DiskRows::new(context, &emitted, key_columns.len())?,
         on_disk: Vec::new(),
         emitted,
         candidates: RowTable::new(FIRST_ROWS, Vec::new(), input, key_columns, key_group_count).passing_over(TOUCHED),
@@ -274,13 +274,7 @@ impl Operator for FirstByKey {
         {
             return Ok(());
         }
-        let emitted = self.ids(is_emitted);
-        let batch = |ids: &[u32]| {
-            let (key_groups, columns) = self.keys.keys(ids, self.key_group_count)?;
-            self.emitted.keyed_batch(key_groups, columns)
-        };
-        let hashes = emitted.iter().map(|id| self.keys.hash_of(*id));
-        self.disk.put(emitted.chunks(PART_ROWS).map(batch), hashes, FOREVER)?;
+        self.disk.put(&self.keys, self.ids(is_emitted).into_iter(), |_| Ok(Vec::new()), FOREVER)?;
         self.keep_candidates();
         self.disk.tidy(i64::MIN, |_, _| false)
     }

@@ -22,7 +22,7 @@ use weir_graph::descriptor;
 use weir_operator_api::{Operator, OperatorContext, OperatorError, Output, Progress, Result};
 use weir_state::{FrozenPiece, FrozenTable, StateTable};
 
-use crate::disk_rows::{DiskRows, FOREVER, PART_ROWS};
+use crate::disk_rows::{DiskRows, FOREVER};
 use crate::expiry::TOUCHED;
 use crate::key_ids::KeyIds;
 use crate::state_rows::{BATCH_ROWS, Column, Layout, Restored, StateRows, resolved};
@@ -45,7 +45,7 @@ pub fn create(last: &descriptor::LastByKey, context: &OperatorContext) -> Result
     let layout = Layout::keyed("newest", columns);
     Ok(Box::new(LastByKey {
         // A table of a job with a time to live says when keys were heard of.
-        disk: DiskRows::new(context.stores.clone(), layout.schema(), keys.columns().len())?,
+        disk: DiskRows::new(context, &layout, keys.columns().len())?,
         layout: if forgetting.is_some() { layout } else { layout.passing_over(TOUCHED) },
         forgetting,
         key_group_count: context.key_group_count,
@@ -320,7 +320,7 @@ impl LastByKey {
             return Ok(Vec::new());
         }
         let Some(forgetting) = &mut self.forgetting else {
-            let found = self.disk.take(&self.keys, known as u32..bound as u32)?;
+            let found = self.disk.find(&self.keys, known as u32..bound as u32)?;
             if !found.ids.is_empty() {
                 self.order.restore(&found.ids, bound, &found.rest, |_| Verdict::Begins)?;
             }
@@ -329,7 +329,7 @@ impl LastByKey {
         let mut strangers: Vec<u32> = self.keys.ids().iter().copied().filter(|id| !forgetting.holds(*id)).collect();
         strangers.sort_unstable();
         strangers.dedup();
-        let mut found = self.disk.take(&self.keys, strangers.into_iter())?;
+        let mut found = self.disk.find(&self.keys, strangers.into_iter())?;
         found.retain(|rest, row| !forgetting.is_over(touched_of(rest, row)))?;
         if let Some((_, order)) = found.rest.split_first() {
             self.order.restore(&found.ids, bound, order, |_| Verdict::Begins)?;
@@ -413,16 +413,10 @@ impl LastByKey {
     }
 }
 
-/// The rows of some keys, as a batch of the table.
-fn batch_of(
-    ids: &[u32],
-    layout: &Layout,
-    (key_groups, mut columns): (Vec<u32>, Vec<ArrayRef>),
-    (forgetting, order): (&Option<Forgetting>, &Order),
-) -> Result<RecordBatch> {
-    columns.extend(forgetting.iter().map(|forgetting| Arc::new(forgetting.state(ids)) as ArrayRef));
-    columns.extend(order.state(ids, layout)?);
-    layout.keyed_batch(key_groups, columns)
+/// The rows of some keys, as columns of the table without the keys.
+fn rest_of(ids: &[u32], layout: &Layout, forgetting: &Option<Forgetting>, order: &Order) -> Result<Vec<ArrayRef>> {
+    let touched = forgetting.iter().map(|forgetting| Arc::new(forgetting.state(ids)) as ArrayRef);
+    Ok(touched.chain(order.state(ids, layout)?).collect())
 }
 
 /// The time of a key's newest row, of a row of the table without its key.
@@ -486,9 +480,9 @@ impl Operator for LastByKey {
     fn freeze(&mut self) -> Result<Vec<FrozenTable>> {
         let mut pieces = self.disk.frozen();
         for ids in self.held().chunks(BATCH_ROWS) {
-            let keys = self.keys.keys(ids, self.key_group_count)?;
-            let rows = batch_of(ids, &self.layout, keys, (&self.forgetting, &self.order))?;
-            pieces.push(FrozenPiece::Ready(rows));
+            let (key_groups, mut columns) = self.keys.keys(ids, self.key_group_count)?;
+            columns.extend(rest_of(ids, &self.layout, &self.forgetting, &self.order)?);
+            pieces.push(FrozenPiece::Ready(self.layout.keyed_batch(key_groups, columns)?));
         }
         Ok(vec![FrozenTable { pieces, ..self.layout.table(Vec::new()).into() }])
     }
@@ -500,13 +494,9 @@ impl Operator for LastByKey {
             return Ok(());
         }
         let held = self.held();
-        let batch = |ids: &[u32]| {
-            let keys = self.keys.keys(ids, self.key_group_count)?;
-            batch_of(ids, &self.layout, keys, (&self.forgetting, &self.order))
-        };
+        let rest = |ids: &[u32]| rest_of(ids, &self.layout, &self.forgetting, &self.order);
         let end = self.forgetting.as_ref().map_or(FOREVER, |forgetting| forgetting.end_of(&held));
-        let hashes = held.iter().map(|id| self.keys.hash_of(*id));
-        self.disk.put(held.chunks(PART_ROWS).map(batch), hashes, end)?;
+        self.disk.put(&self.keys, held.into_iter(), rest, end)?;
         self.keep(&[]);
         match &self.forgetting {
             Some(forgetting) => {

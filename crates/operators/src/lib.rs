@@ -25,6 +25,8 @@ mod disk_rows;
 mod expiry;
 mod key_filter;
 mod key_ids;
+mod key_page;
+mod key_run;
 mod row_codec;
 mod row_run;
 mod state_rows;

@@ -1,5 +1,5 @@
 //! Rows of a keyed table that left memory: in the state store, by key group, so that a window larger than memory is
-//! emitted key group by key group. Joins, top-N and `disk_rows` use it; it does not know what the rows mean.
+//! emitted key group by key group. Joins and top-N use it; it does not know what the rows mean.
 
 use std::sync::Arc;
 
@@ -97,21 +97,11 @@ impl RowRun {
         found.map(|at| &self.groups[at]).into_iter().flat_map(|group| self.read_group(group))
     }
 
-    /// All rows, value by value.
-    pub(crate) fn read_all(&self) -> impl Iterator<Item = Result<RecordBatch>> {
-        self.groups.iter().flat_map(|group| self.read_group(group))
-    }
-
     fn read_group(&self, group: &GroupOfRun) -> impl Iterator<Item = Result<RecordBatch>> {
         group.values().map(|number| {
             let value = self.space.get(&[number.to_be_bytes()])?.pop().flatten();
             Ok(rows_codec::decode(&value.ok_or_else(lost)?)?)
         })
-    }
-
-    /// Bytes of memory held.
-    pub(crate) fn size_bytes(&self) -> usize {
-        self.groups.capacity() * size_of::<GroupOfRun>()
     }
 
     /// The rows as pieces of a checkpoint, which keep them on disk until they are written.

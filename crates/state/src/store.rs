@@ -10,8 +10,11 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 
+mod files;
 #[cfg(feature = "rocksdb")]
 pub mod rocks;
+
+pub use files::StateFile;
 
 /// The store cannot write or read: its disk is full, damaged or gone.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -50,7 +53,10 @@ pub trait StateStore: Send + Sync {
     /// Forgets all keys from `from` up to but without `to`.
     fn delete_range(&self, from: &[u8], to: &[u8]) -> Result<()>;
 
-    /// Bytes held on disk or in memory, roughly.
+    /// A new file, for values that are found without the order of keys.
+    fn file(&self) -> Result<Box<dyn StateFile>>;
+
+    /// Bytes held on disk or in memory, roughly, those of files with them.
     fn size_bytes(&self) -> u64;
 }
 
@@ -58,6 +64,7 @@ pub trait StateStore: Send + Sync {
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     entries: Mutex<BTreeMap<Vec<u8>, Vec<u8>>>,
+    in_files: files::Total,
 }
 
 impl StateStore for MemoryStore {
@@ -93,8 +100,13 @@ impl StateStore for MemoryStore {
         Ok(())
     }
 
+    fn file(&self) -> Result<Box<dyn StateFile>> {
+        Ok(Box::new(files::MemoryFile::new(&self.in_files)))
+    }
+
     fn size_bytes(&self) -> u64 {
-        self.entries.lock().iter().map(|(key, value)| (key.len() + value.len()) as u64).sum()
+        let entries = self.entries.lock();
+        self.in_files.load(Relaxed) + entries.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum::<u64>()
     }
 }
 
@@ -147,15 +159,26 @@ impl StateStores {
         StateStores::new(move || Err(StateStoreError { place: place.clone(), doing: "open", reason: reason.clone() }))
     }
 
+    fn store(&self) -> Result<Arc<dyn StateStore>> {
+        let mut opened = self.inner.opened.lock();
+        Ok(match &*opened {
+            Some(store) => Arc::clone(store),
+            None => Arc::clone(opened.insert((self.inner.open)()?)),
+        })
+    }
+
+    /// A new file of the store.
+    ///
+    /// **Errors**: the store cannot be opened, or the file not be made.
+    pub fn file(&self) -> Result<Box<dyn StateFile>> {
+        self.store()?.file()
+    }
+
     /// A part of the store that is nobody else's.
     ///
     /// **Errors**: the store cannot be opened.
     pub fn space(&self) -> Result<StateSpace> {
-        let mut opened = self.inner.opened.lock();
-        let store = match &*opened {
-            Some(store) => Arc::clone(store),
-            None => Arc::clone(opened.insert((self.inner.open)()?)),
-        };
+        let store = self.store()?;
         let number = self.inner.next_space.fetch_add(1, Relaxed);
         Ok(StateSpace { own: Arc::new(Own { store, number }) })
     }

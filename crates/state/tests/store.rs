@@ -119,12 +119,52 @@ fn store_on_disk_begins_empty_and_names_its_place_when_it_cannot() {
     let place = directory.path().join("store");
     let store = RocksStore::open(&place, 1 << 20).expect("it opens");
     store.put(&vec![(vec![1], vec![1])]).expect("put");
+    let mut file = store.file().expect("it is made");
+    file.append(b"rows").expect("it is written");
     let taken = RocksStore::open(&place, 1 << 20).err().expect("another one has it").to_string();
     assert!(taken.contains(&place.display().to_string()), "{taken}");
+    file.read_at(0, &mut [0; 4]).expect("whoever cannot open it leaves its files alone");
+    // As after a crash: nobody deletes it.
+    std::mem::forget(file);
     drop(store);
     let again = RocksStore::open(&place, 1 << 20).expect("it opens again");
     assert!(again.range(&[], &[255], 9).expect("range").is_empty(), "what an earlier process left is gone");
+    assert_eq!(std::fs::read_dir(place.join("files")).expect("it is there").count(), 0);
     let file = directory.path().join("file");
     std::fs::write(&file, "no directory").expect("it can be written");
     assert!(RocksStore::open(&file.join("below"), 1 << 20).is_err());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    /// Files hold what was written to them, each for itself, and go when they are dropped.
+    #[test]
+    fn files_are_read_at_any_place(
+        parts in prop::collection::vec((0usize..3, prop::collection::vec(any::<u8>(), 0..600)), 0..12),
+        reads in prop::collection::vec((0usize..3, 0usize..3000, 0usize..900), 0..20),
+    ) {
+        for (name, store, _directory) in stores() {
+            let mut files: Vec<_> = (0..3).map(|_| store.file().expect("it is made")).collect();
+            let mut model = vec![Vec::new(); 3];
+            let before = store.size_bytes();
+            for (file, bytes) in &parts {
+                files[*file].append(bytes).expect("it is written");
+                model[*file].extend_from_slice(bytes);
+            }
+            let size: usize = model.iter().map(Vec::len).sum();
+            prop_assert_eq!(store.size_bytes() - before, size as u64, "{}", name);
+            for (file, at, length) in &reads {
+                let mut found = vec![0; *length];
+                let is_read = files[*file].read_at(*at as u64, &mut found).is_ok();
+                let expected = model[*file].get(*at..at + length);
+                // Nothing may be read from anywhere.
+                prop_assert!(is_read == expected.is_some() || *length == 0, "{}", name);
+                if let Some(expected) = expected {
+                    prop_assert_eq!(&found, expected, "{}", name);
+                }
+            }
+            drop(files);
+            prop_assert_eq!(store.size_bytes(), before, "{}", name);
+        }
+    }
 }

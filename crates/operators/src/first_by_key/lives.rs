@@ -25,7 +25,7 @@ use weir_operator_api::{Operator, OperatorContext, OperatorError, Output, Progre
 use weir_state::{FrozenPiece, FrozenTable, StateTable};
 
 use super::{EMITTED_KEYS, FIRST_ROWS, WORTH, mask};
-use crate::disk_rows::{DiskRows, PART_ROWS};
+use crate::disk_rows::DiskRows;
 use crate::expiry::{Expiry, STEP_KEYS, TOUCHED};
 use crate::key_ids::KeyIds;
 use crate::row_codec::RowCodec;
@@ -100,7 +100,7 @@ impl FirstOfLives {
         let (key_columns, key_group_count) = (keys.columns().to_vec(), context.key_group_count);
         let emitted = Layout::keyed(EMITTED_KEYS, keys.state_columns(input).chain([touched()]).collect());
         Ok(FirstOfLives {
-            disk: DiskRows::new(context.stores.clone(), emitted.schema(), key_columns.len())?,
+            disk: DiskRows::new(context, &emitted, key_columns.len())?,
             emitted,
             candidates: RowTable::new(FIRST_ROWS, vec![touched()], input, key_columns, key_group_count),
             key_group_count,
@@ -168,7 +168,7 @@ impl FirstOfLives {
         let mut new: Vec<u32> = self.keys.ids().iter().copied().filter(is_new).collect();
         new.sort_unstable();
         new.dedup();
-        let found = self.disk.take(&self.keys, new.into_iter())?;
+        let found = self.disk.find(&self.keys, new.into_iter())?;
         for (row, id) in found.ids.iter().enumerate() {
             let last = touched_of(&found.rest, row);
             if !is_over(last, self.ttl_us, self.watermark) {
@@ -412,9 +412,9 @@ impl Operator for FirstOfLives {
         let spare = spare(&self.lives);
         let ids: Vec<u32> = spare.iter().map(|(id, _)| *id).collect();
         let end = spare.iter().map(|(_, life)| life.last.saturating_add(self.ttl_us)).max().unwrap_or(i64::MIN);
-        let batch = |lives: &[(u32, &Life)]| emitted_batch(&self.keys, &self.emitted, self.key_group_count, lives);
-        let hashes = ids.iter().map(|id| self.keys.hash_of(*id));
-        self.disk.put(spare.chunks(PART_ROWS).map(batch), hashes, end)?;
+        let last = |id: &u32| self.lives[*id as usize].last().map(|life| (*id, life));
+        let rest = |ids: &[u32]| Ok(vec![lasts(&ids.iter().filter_map(last).collect::<Vec<_>>())]);
+        self.disk.put(&self.keys, ids.iter().copied(), rest, end)?;
         ids.iter().for_each(|id| self.lives[*id as usize] = Vec::new());
         self.renumber();
         let (ttl_us, watermark) = (self.ttl_us, self.watermark);

@@ -4,20 +4,29 @@
 use std::path::Path;
 
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, IteratorMode, Options, ReadOptions, WriteBatch,
-    WriteBufferManager, WriteOptions,
+    BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, DataBlockIndexType, IteratorMode, Options,
+    ReadOptions, WriteBatch, WriteBufferManager, WriteOptions,
 };
 
-use super::{Entries, Result, StateStore, StateStoreError};
+use super::files::Directory;
+use super::{Entries, Result, StateFile, StateStore, StateStoreError};
+
+/// Where its files lie, below its own directory.
+const FILES: &str = "files";
 
 /// Values from this size on lie in blob files. **Units**: bytes.
 const BLOB_BYTES_MIN: u64 = 4 << 10;
+/// The only one, named for calls that ask for a name.
+const COLUMN: &str = "default";
+/// Size of the parts of indexes and filters. **Units**: bytes.
+const METADATA_BLOCK_BYTES: usize = 4 << 10;
 /// Size at which a blob file is closed. **Units**: bytes.
 const BLOB_FILE_BYTES: u64 = 64 << 20;
 
 /// A RocksDB in a directory of its own.
 pub struct RocksStore {
     db: DB,
+    files: Directory,
     place: String,
     write: WriteOptions,
 }
@@ -31,7 +40,7 @@ impl RocksStore {
         let place = directory.display().to_string();
         let options = options(memory);
         let destroyed = if directory.exists() { DB::destroy(&options, directory) } else { Ok(()) };
-        let opened = destroyed.and_then(|()| DB::open(&options, directory));
+        let opened = destroyed.and_then(|()| DB::open_cf_with_opts(&options, directory, [(COLUMN, options.clone())]));
         let db = opened.map_err(|error| StateStoreError {
             place: place.clone(),
             doing: "open",
@@ -39,7 +48,9 @@ impl RocksStore {
         })?;
         let mut write = WriteOptions::default();
         write.disable_wal(true);
-        Ok(RocksStore { db, place, write })
+        // Only now is it sure that no other process uses them.
+        let files = Directory::open(directory.join(FILES))?;
+        Ok(RocksStore { db, files, place, write })
     }
 
     fn failed(&self, doing: &'static str) -> impl Fn(rocksdb::Error) -> StateStoreError + '_ {
@@ -52,8 +63,14 @@ fn options(memory: usize) -> Options {
     let cache = Cache::new_lru_cache((memory - memory / 2).max(8 << 20));
     let mut blocks = BlockBasedOptions::default();
     blocks.set_block_cache(&cache);
+    // Filters and indexes of many keys are larger than the cache. In small parts, a look-up reads only what it needs of them.
     blocks.set_cache_index_and_filter_blocks(true);
+    blocks.set_cache_index_and_filter_blocks_with_high_priority(true);
+    blocks.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    blocks.set_partition_filters(true);
+    blocks.set_metadata_block_size(METADATA_BLOCK_BYTES);
     blocks.set_bloom_filter(10.0, false);
+    blocks.set_data_block_index_type(DataBlockIndexType::BinaryAndHash);
     let mut options = Options::default();
     options.create_if_missing(true);
     options.set_block_based_table_factory(&blocks);
@@ -81,7 +98,9 @@ impl StateStore for RocksStore {
     }
 
     fn get(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>> {
-        self.db.multi_get(keys).into_iter().map(|found| found.map_err(self.failed("read"))).collect()
+        let column = self.db.cf_handle(COLUMN).expect("the store was opened with it");
+        let found = self.db.batched_multi_get_cf(column, keys, keys.is_sorted());
+        found.into_iter().map(|found| Ok(found.map_err(self.failed("read"))?.map(|value| value.to_vec()))).collect()
     }
 
     fn range(&self, from: &[u8], to: &[u8], count: usize) -> Result<Entries> {
@@ -112,9 +131,14 @@ impl StateStore for RocksStore {
         self.db.write_opt(batch, &self.write).map_err(self.failed("delete"))
     }
 
+    fn file(&self) -> Result<Box<dyn StateFile>> {
+        self.files.file()
+    }
+
     fn size_bytes(&self) -> u64 {
         let property = |name: &str| self.db.property_int_value(name).ok().flatten().unwrap_or(0);
-        property("rocksdb.total-sst-files-size")
+        self.files.size_bytes()
+            + property("rocksdb.total-sst-files-size")
             + property("rocksdb.total-blob-file-size")
             + property("rocksdb.cur-size-all-mem-tables")
     }

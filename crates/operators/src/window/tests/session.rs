@@ -184,6 +184,10 @@ impl StateStore for FullNowAndThen {
         self.store.delete_range(from, to)
     }
 
+    fn file(&self) -> Result<Box<dyn weir_state::store::StateFile>, StateStoreError> {
+        self.store.file()
+    }
+
     fn size_bytes(&self) -> u64 {
         self.store.size_bytes()
     }
