@@ -79,10 +79,12 @@ fn newest_rows_of_more_keys_than_memory_holds_are_the_same() {
 }
 
 /// Windows of millions of keys; a row of 61 comes when its window was emitted and has left memory. One result of 509 is kept,
-/// as its last version: how often one is sent again depends on how rows come in batches.
+/// as its last version: how often one is sent again depends on how rows come in batches. Without checkpoints, which need
+/// memory of their own while they are written.
 const LATE: &str = r#"
 name: late rows
 parameters: {output: null}
+config: {execution.checkpointing.interval: 0 s}
 operators:
   - {uid: auctions, kind: nexmark, table: auction, events: 150000000}
   - uid: keys
