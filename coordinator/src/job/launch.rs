@@ -114,10 +114,7 @@ async fn after_panic(id: JobId, around: Surroundings, deaths: u32) {
         return around.table.suspend(id);
     };
     let went_on = match deaths {
-        DEATHS_MAX.. => {
-            around.table.suspend(id);
-            bury(&meta, "its master panicked again and again; the log has the places", &around).await
-        }
+        DEATHS_MAX.. => bury(&meta, "its master panicked again and again; the log has the places", &around).await,
         _ => go_on(meta, &around, deaths).await,
     };
     if let Err(error) = went_on {
