@@ -113,7 +113,7 @@ mod tests {
                 .map(|(subtask, home)| (TaskKey::new(0, subtask as u32), WorkerId(format!("w{home}"))))
                 .collect();
             let placement = place(&plan, &chosen, &before);
-            for (worker, _) in &free {
+            for worker in free.keys() {
                 let given = chosen.iter().filter(|chosen| *chosen == worker).count();
                 let at_home = |subtask: &usize| before.get(&TaskKey::new(0, *subtask as u32)) == Some(worker);
                 let lived = (0..needed as usize).filter(at_home).count();

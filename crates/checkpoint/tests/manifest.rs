@@ -16,6 +16,33 @@ const JOB: JobId = JobId(0x1234);
 const INCARNATION: Incarnation = Incarnation(0xabcd);
 const TOKEN: FencingToken = FencingToken { term: 3, attempt: AttemptNumber(2) };
 
+/// The tables of one subtask of the window.
+fn tables(first: u32, last: u32, random: &mut SplitMix64) -> Vec<TableState> {
+    // As version 1 of state objects had them; a manifest does not look into its objects.
+    let (of_object, of_window) = match first {
+        0 => (0x1f9a_56fa_d350_f773_6af5_430f_97f7_75f2, 0x064a_1ba5_551b_3b73_b089_baf3_34d1_ca97),
+        _ => (0xdee2_8eaa_6e75_1cbc_8235_d12c_e1a4_62a7, 0x0ac2_d630_eb01_ef6d_c402_3fbd_56ac_8059),
+    };
+    let path = layout::state_object(JOB, INCARNATION, TOKEN, random);
+    let object = ObjectRef { path, length: 131, checksum: of_object };
+    let window = SectionRef {
+        object: object.clone(),
+        offset: 16,
+        length: 58,
+        checksum: of_window,
+        rows: 3,
+        first_key_group: first,
+        last_key_group: last,
+    };
+    let checksum = 0xcd76_1113_58a1_0222_271e_7c4a_4789_2ce7;
+    let (offset, length, rows) = (74, 57, 1);
+    let ends = SectionRef { object, offset, length, checksum, rows, first_key_group: 0, last_key_group: 0 };
+    vec![
+        TableState { name: "window".into(), version: 1, scope: TableScope::Keyed, sections: vec![window] },
+        TableState { name: "ends".into(), version: 2, scope: TableScope::Shared, sections: vec![ends] },
+    ]
+}
+
 /// A source and a window, two subtasks each, with everything a manifest may hold.
 fn manifest() -> Manifest {
     let mut random = SplitMix64::new(1);
@@ -40,39 +67,14 @@ fn manifest() -> Manifest {
             SubtaskState { has_ended: true, splits: vec![split(1, Some(Value::Null), true)], ..subtask(1) },
         ],
     };
-    let table = |first, last, random: &mut SplitMix64| {
-        // As version 1 of state objects had them; a manifest does not look into its objects.
-        let (of_object, of_window) = match first {
-            0 => (0x1f9a_56fa_d350_f773_6af5_430f_97f7_75f2, 0x064a_1ba5_551b_3b73_b089_baf3_34d1_ca97),
-            _ => (0xdee2_8eaa_6e75_1cbc_8235_d12c_e1a4_62a7, 0x0ac2_d630_eb01_ef6d_c402_3fbd_56ac_8059),
-        };
-        let path = layout::state_object(JOB, INCARNATION, TOKEN, random);
-        let object = ObjectRef { path, length: 131, checksum: of_object };
-        let window = SectionRef {
-            object: object.clone(),
-            offset: 16,
-            length: 58,
-            checksum: of_window,
-            rows: 3,
-            first_key_group: first,
-            last_key_group: last,
-        };
-        let checksum = 0xcd76_1113_58a1_0222_271e_7c4a_4789_2ce7;
-        let (offset, length, rows) = (74, 57, 1);
-        let ends = SectionRef { object, offset, length, checksum, rows, first_key_group: 0, last_key_group: 0 };
-        vec![
-            TableState { name: "window".into(), version: 1, scope: TableScope::Keyed, sections: vec![window] },
-            TableState { name: "ends".into(), version: 2, scope: TableScope::Shared, sections: vec![ends] },
-        ]
-    };
     let window = OperatorState {
         uid: "count".into(),
         kind: "window".to_owned(),
         parallelism: 2,
         subtasks: vec![
-            SubtaskState { tables: table(0, 63, &mut random), ..subtask(0) },
+            SubtaskState { tables: tables(0, 63, &mut random), ..subtask(0) },
             SubtaskState {
-                tables: table(64, 127, &mut random),
+                tables: tables(64, 127, &mut random),
                 sink_states: vec![Value::Float(0.1), Value::from("ü \" \n"), Value::List(vec![Value::Bool(true)])],
                 committables: vec![Value::from([("$float", Value::Float(f64::NEG_INFINITY)), ("$", Value::Null)])],
                 watermark_in: EventTime::MAX,
