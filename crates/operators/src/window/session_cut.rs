@@ -92,7 +92,7 @@ struct CutState {
     is_settled: bool,
     /// The writer has all it needs.
     is_complete: bool,
-    /// The operator broke off in the middle of a call.
+    /// The operator broke off in the middle of a call, or a copy failed.
     is_broken: bool,
 }
 
@@ -154,7 +154,8 @@ impl LentMemory {
         let Some(cut) = self.cut.clone() else { return Ok(()) };
         let uncopied = self.store.take_uncopied(ids);
         for ids in uncopied.chunks(COPY_ROWS as usize) {
-            let columns = self.columns(ids)?;
+            // They count as copied already: without them the checkpoint must fail.
+            let columns = self.columns(ids).inspect_err(|_| cut.break_off())?;
             cut.state.lock().changed.push(columns);
         }
         Ok(())
@@ -222,27 +223,34 @@ impl LentMemory {
 impl Drop for LentMemory {
     fn drop(&mut self) {
         if let (Some(cut), Some(_)) = (&self.cut, &self.own) {
-            cut.state.lock().is_broken = true;
-            cut.is_lent.notify_all();
+            cut.break_off();
         }
     }
 }
 
 impl Cut {
+    /// Sessions are missing, or nobody knows: no piece may be given from here on.
+    fn break_off(&self) {
+        self.state.lock().is_broken = true;
+        self.is_lent.notify_all();
+    }
+
     /// Copies what is uncopied of a range of ids, when the operator is between two calls; nothing when the operator has
     /// copied it all.
     fn copy(&self, ids: std::ops::Range<u32>) -> Result<Option<RecordBatch>> {
         let mut state = self.state.lock();
         let columns = loop {
+            if state.is_broken {
+                return Err(OperatorError::internal("the task broke off while its sessions were being written"));
+            }
             if let Some(memory) = &mut state.memory {
                 let ids = memory.store.take_uncopied(ids);
-                break memory.columns(&ids)?;
+                let columns = memory.columns(&ids);
+                state.is_broken = columns.is_err();
+                break columns?;
             }
             if state.is_settled {
                 return Ok(None);
-            }
-            if state.is_broken {
-                return Err(OperatorError::internal("the task broke off while its sessions were being written"));
             }
             self.is_lent.wait(&mut state);
         };
@@ -280,4 +288,44 @@ fn piece(copy: impl Fn() -> Result<Vec<RecordBatch>> + Send + Sync + 'static) ->
             None => Ok(copied.insert(copy()?).clone()),
         }
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow_array::Int64Array;
+    use arrow_schema::{DataType, Schema};
+    use weir_testkit::context;
+
+    use super::super::runs::Run;
+    use super::super::session_store::Changes;
+    use super::super::state;
+    use super::*;
+
+    /// The writer is told, and does not wait for ever, when the operator ends in the middle of a call.
+    #[test]
+    fn writer_does_not_wait_for_an_operator_that_broke_off() {
+        let shape = Shape { key_names: vec!["k".to_owned()], key_types: vec![DataType::Int64], calls: Vec::new() };
+        let frozen = |breaks_off: bool| {
+            let mut memory = SessionMemory::new(&shape, SessionStore::new(10, 0)).expect("the types have tables");
+            let keys: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(vec![7]))];
+            memory.keys.intern(&keys, &[1], &mut Vec::new()).expect("it is a key");
+            memory.store.place(Run::alone(0, 0, 5), i64::MIN, &mut Changes::default());
+            memory.grow();
+            let schema = Arc::new(Schema::empty());
+            let place = Place::of(&context(vec![schema.clone()], schema).0);
+            let mut lent = LentMemory::new(memory);
+            let pieces = lent.freeze(&state::sessions(&shape), place, 1).expect("they can be frozen");
+            if !breaks_off {
+                lent.lend();
+            }
+            drop(lent);
+            pieces
+                .iter()
+                .map(|piece| piece.batches().map(|rows| rows.iter().map(RecordBatch::num_rows).sum()))
+                .collect()
+        };
+        let rows: Result<Vec<usize>, FreezeError> = frozen(false);
+        assert_eq!(rows.expect("the sessions were left to the writer"), [1, 0]);
+        assert!(frozen(true).is_err());
+    }
 }
