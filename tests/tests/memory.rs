@@ -3,9 +3,22 @@
 #![allow(clippy::disallowed_methods, reason = "real processes live on the real clock")]
 
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use weir_tests::{Process, command, defining, root, sorted_lines};
+
+/// Runs a job, which must finish; the most memory it held, in MiB.
+fn run_to_its_end(command: Command) -> u64 {
+    let mut process = Process::spawn(command);
+    let mut most = 0;
+    while !process.has_ended() {
+        most = most.max(process.peak_memory_mib());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(process.wait(), "the job finishes");
+    most
+}
 
 /// Runs a job of the bench over so many events, of which three in fifty are auctions, each with an id of its own. Gives what
 /// it sent into `sink`, the kind of a sink and its settings, and the most memory it held, in MiB.
@@ -20,13 +33,7 @@ fn run_into(sink: &str, (name, definitions): (&str, &[(&str, &str)]), memory: &s
     let summary = directory.path().join("summary.json");
     let (job, summary_path) = (job.display().to_string(), summary.display().to_string());
     let arguments = ["local", "run", &job, "-p", "2", "--memory", memory, "--summary", &summary_path];
-    let mut process = Process::spawn(defining(command(&arguments), definitions));
-    let mut most = 0;
-    while !process.has_ended() {
-        most = most.max(process.peak_memory_mib());
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    assert!(process.wait(), "the job finishes");
+    let most = run_to_its_end(defining(command(&arguments), definitions));
     let read = |path: &Path| std::fs::read_to_string(path).expect("it can be read");
     let mut sent: Vec<String> = match out.exists() {
         true => {
@@ -112,13 +119,7 @@ fn run_late(memory: &str) -> (Vec<String>, u64) {
     std::fs::write(&job, LATE).expect("the job can be written");
     let (job, results) = (job.display().to_string(), output.display().to_string());
     let command = command(&["local", "run", &job, "-p", "2", "--memory", memory]);
-    let mut process = Process::spawn(defining(command, &[("output", &results)]));
-    let mut most = 0;
-    while !process.has_ended() {
-        most = most.max(process.peak_memory_mib());
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    assert!(process.wait(), "the job finishes");
+    let most = run_to_its_end(defining(command, &[("output", &results)]));
     (sorted_lines(&output), most)
 }
 

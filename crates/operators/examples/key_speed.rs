@@ -6,20 +6,23 @@
 #![allow(clippy::print_stdout, reason = "this is a tool that prints its figures")]
 #![allow(clippy::disallowed_methods, reason = "a benchmark measures real time")]
 
-use std::hint::black_box;
+mod shared;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use arrow_array::{ArrayRef, Int64Array, RecordBatch};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
-use weir_core::batch::{EventTimeArray, event_time_type, with_event_time};
+use weir_core::batch::EventTimeArray;
 use weir_core::key_hash::mix;
-use weir_core::{Batch, EventTime, KeyGroupRange, OperatorUid, OutputTag, SubtaskIndex};
+use weir_core::{Batch, EventTime, KeyGroupRange, OperatorUid, SubtaskIndex};
 use weir_graph::descriptor::{FirstByKey, LastByKey};
-use weir_operator_api::{BadRecord, Operator, OperatorContext, Output, Progress, SplitEvent, SystemClock};
+use weir_operator_api::{Operator, OperatorContext, Progress, SystemClock};
 use weir_operators::{first_by_key, last_by_key};
 use weir_state::StateStores;
+
+use shared::{Sent, input};
 
 const BATCH_ROWS: usize = 8192;
 const KEYS: u64 = 10_000_000;
@@ -28,31 +31,6 @@ const AGAIN: u64 = 10_000_000;
 /// What a task of two holds in a worker with 128 MiB, and what the store does there. **Units**: bytes.
 const TABLE_BYTES: usize = 38 << 20;
 const STORE_BYTES: usize = 16 << 20;
-
-/// Counts what an operator sends.
-#[derive(Default)]
-struct Sent(usize);
-
-impl Output for Sent {
-    fn emit_to(&mut self, _tag: OutputTag, batch: Batch) {
-        self.0 += batch.num_rows();
-        black_box(batch);
-    }
-    fn bad(&mut self, bad: Vec<BadRecord>) {
-        panic!("{bad:?}");
-    }
-    fn is_connected(&self, _tag: OutputTag) -> bool {
-        true
-    }
-    fn watermark(&mut self, _watermark: EventTime) {}
-    fn idle(&mut self, _is_idle: bool) {}
-    fn split(&mut self, _event: SplitEvent) {}
-}
-
-fn input() -> SchemaRef {
-    let fields = vec![Field::new("k", DataType::Int64, false), Field::new("t", event_time_type(), false)];
-    with_event_time(&Schema::new(fields), Some("t"))
-}
 
 fn context(stores: StateStores, output: SchemaRef) -> OperatorContext {
     OperatorContext {
@@ -129,7 +107,7 @@ fn measure(name: &str, operator: &mut dyn Operator, stores: &StateStores) {
     // An odd factor numbers all keys in an order that knows no neighbours.
     phase("first", 0..KEYS, &|row| row * 7_654_321 % KEYS);
     phase("again", KEYS..KEYS + AGAIN, &|row| mix(row) % KEYS);
-    println!("{name:6} {} rows sent", out.0);
+    println!("{name:6} {} rows sent", out.rows);
 }
 
 fn main() {

@@ -4,55 +4,24 @@
 //! names of cases to run only those.
 #![allow(clippy::print_stdout, reason = "this is a tool that prints its figures")]
 
-use std::hint::black_box;
+mod shared;
+
 use std::sync::Arc;
 use std::time::Instant;
 
 use arrow_array::{ArrayRef, Int64Array, RecordBatch};
-use arrow_schema::{DataType, Field, Schema, SchemaRef};
-use weir_core::batch::{EventTimeArray, event_time_type, with_event_time};
+use weir_core::batch::EventTimeArray;
 use weir_core::key_hash::mix;
-use weir_core::{Batch, EventTime, KeyGroupRange, OperatorUid, OutputTag, SubtaskIndex};
+use weir_core::{Batch, EventTime, KeyGroupRange, OperatorUid, SubtaskIndex};
 use weir_graph::descriptor::WindowAggregate;
 use weir_graph::window_schema::{output_schema, partial_schema};
 use weir_graph::{Phase, WindowSpec};
-use weir_operator_api::{BadRecord, Operator, OperatorContext, Output, Progress, SplitEvent, SystemClock};
+use weir_operator_api::{Operator, OperatorContext, Progress, SystemClock};
+
+use shared::{Sent, input};
 
 const BATCH_ROWS: usize = 8192;
 const SECOND: i64 = 1_000_000;
-
-/// Takes what an operator sends; batches for the next phase are kept until they are fetched.
-#[derive(Default)]
-struct Sent {
-    rows: usize,
-    kept: Vec<(usize, Batch)>,
-    keeps: bool,
-}
-
-impl Output for Sent {
-    fn emit_to(&mut self, tag: OutputTag, batch: Batch) {
-        self.rows += batch.num_rows();
-        if self.keeps {
-            self.kept.push((usize::from(tag == OutputTag::Main), batch));
-        } else {
-            black_box(batch);
-        }
-    }
-    fn bad(&mut self, bad: Vec<BadRecord>) {
-        panic!("{bad:?}");
-    }
-    fn is_connected(&self, _tag: OutputTag) -> bool {
-        true
-    }
-    fn watermark(&mut self, _watermark: EventTime) {}
-    fn idle(&mut self, _is_idle: bool) {}
-    fn split(&mut self, _event: SplitEvent) {}
-}
-
-fn input() -> SchemaRef {
-    let fields = vec![Field::new("k", DataType::Int64, false), Field::new("t", event_time_type(), false)];
-    with_event_time(&Schema::new(fields), Some("t"))
-}
 
 fn operator(window: WindowSpec, phase: Phase) -> Box<dyn Operator> {
     let descriptor = WindowAggregate {

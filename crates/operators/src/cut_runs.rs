@@ -2,8 +2,10 @@
 
 use arrow_schema::SchemaRef;
 use proptest::prelude::*;
+use weir_core::{Batch, EventTime};
 use weir_operator_api::{Operator, OperatorContext, Result};
-use weir_testkit::{Cuts, Deal, context, events};
+use weir_state::StateStores;
+use weir_testkit::{Cuts, Deal, Runner, context, events, read_rows};
 
 /// So few that a row recorded one group beside its own soon meets the wrong subtask.
 pub(crate) const KEY_GROUP_COUNT: u32 = 5;
@@ -80,4 +82,28 @@ pub(crate) fn runs(input_count: usize, print: fn(usize, Row) -> String) -> impl 
 /// A value as it is written in a script.
 pub(crate) fn word<T: std::fmt::Display>(prefix: &str, value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| format!("{prefix}{value}"))
+}
+
+/// Feeds keys of ever new names, put on disk again and again, `first` microseconds into a round and `behind` to its
+/// watermark: beside them `again` comes in every round, `often` in seven of eight, `seldom` in the eighth. What is
+/// forgotten must leave the disk.
+pub(crate) fn feed_keys_to_forget(
+    runner: &mut Runner,
+    stores: &StateStores,
+    input: &SchemaRef,
+    (first, behind): (i64, i64),
+) {
+    let mut sizes = Vec::new();
+    for round in 0..100i64 {
+        let row = |row: i64| format!("key-{} {row} {}us", round * 100 + row, round * 300 + row);
+        let mut text: Vec<String> = (0..100).map(row).collect();
+        text.push(format!("again {round} {}us", round * 300 + first));
+        text.push(format!("{} 1 {}us", ["often", "seldom"][usize::from(round % 8 == 0)], round * 300 + first));
+        runner.batch(0, Batch::new(read_rows(input, &text.join("\n")), 0));
+        runner.watermark(EventTime(round * 300 + behind));
+        runner.operator().spill().expect("the store is there");
+        sizes.push(stores.size_bytes());
+    }
+    let most = |sizes: &[u64]| sizes.iter().max().copied().unwrap_or(0);
+    assert!(most(&sizes[50..]) <= most(&sizes[..50]) * 5 / 4, "{sizes:?}");
 }

@@ -9,7 +9,7 @@ use weir_graph::descriptor::FirstByKey;
 use weir_operator_api::{Operator, OperatorContext, Result};
 use weir_testkit::{Runner, context, read_rows, schema};
 
-use crate::cut_runs::{Keyed, Row as RandomRow, runs, word};
+use crate::cut_runs::{Keyed, Row as RandomRow, feed_keys_to_forget, runs, word};
 use crate::first_by_key::create;
 
 const INPUT: &str = "k STRING, v BIGINT, t TIMESTAMP*";
@@ -236,19 +236,7 @@ fn forgotten_keys_leave_the_disk() {
     let (context, clock) = context(vec![schema(INPUT)], schema(INPUT));
     let stores = context.stores.clone();
     let mut runner = Runner::new(make(Some(1000), &context).expect("the key exists"), &context, clock);
-    let mut sizes = Vec::new();
-    for round in 0..100i64 {
-        let row = |row: i64| format!("key-{} {row} {}us", round * 100 + row, round * 300 + row);
-        let mut text: Vec<String> = (0..100).map(row).collect();
-        text.push(format!("again {round} {}us", round * 300 + 1));
-        text.push(format!("{} 1 {}us", ["often", "seldom"][usize::from(round % 8 == 0)], round * 300 + 1));
-        runner.batch(0, Batch::new(read_rows(&schema(INPUT), &text.join("\n")), 0));
-        runner.watermark(EventTime(round * 300 + 100));
-        runner.operator().spill().expect("the store is there");
-        sizes.push(stores.size_bytes());
-    }
-    let most = |sizes: &[u64]| sizes.iter().max().copied().unwrap_or(0);
-    assert!(most(&sizes[50..]) <= most(&sizes[..50]) * 5 / 4, "{sizes:?}");
+    feed_keys_to_forget(&mut runner, &stores, &schema(INPUT), (1, 100));
     let rows = runner.recorder.rows(OutputTag::Main);
     let count = |word: &str| rows.iter().filter(|row| row.starts_with(word)).count();
     assert_eq!((count("again"), count("often"), count("seldom")), (1, 1, 13));
